@@ -1,0 +1,48 @@
+"""Packaging. `pip install .` gives the packages pipeline, model and beam_jobs and their needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pipeline/__init__.py").read_text())[1]
+
+# tensorflow-io 0.37.1, its last release, works up to TensorFlow 2.17; on Python 3.13 there is
+# neither, and paths that need tensorflow-io get a clear error.
+WITH_TENSORFLOW_IO = 'python_version < "3.13"'
+WITHOUT_TENSORFLOW_IO = 'python_version >= "3.13"'
+
+setup(
+    name="inkling",
+    version=VERSION,
+    description="Labelled images to globally shuffled TFRecords to an honestly chosen model",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["pipeline*", "model*", "beam_jobs*"]),
+    install_requires=[
+        "apache-beam>=2.77,<2.78",
+        "google-crc32c>=1.6",
+        "kaggle>=2.2,<3",
+        "kagglesdk>=0.1.35,<1",
+        "numpy>=1.26,<3",
+        "pillow>=11.3",
+        "requests>=2.32",
+        f"tensorflow==2.17.1; {WITH_TENSORFLOW_IO}",
+        f"tensorflow-io==0.37.1; {WITH_TENSORFLOW_IO}",
+        f"tensorflow>=2.20; {WITHOUT_TENSORFLOW_IO}",
+        "keras>=3.5,<4",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100", "pytest>=8", "ruff>=0.8"],
+        "gpu": [
+            f"tensorflow[and-cuda]==2.17.1; {WITH_TENSORFLOW_IO}",
+            f"tensorflow[and-cuda]>=2.20; {WITHOUT_TENSORFLOW_IO}",
+        ],
+        "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
+    },
+)
