@@ -1,0 +1,139 @@
+"""Which files of a source are images, and of which class: names only, nothing is opened."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pipeline.errors import UsageError
+from pipeline.schema import Item, check_class_names
+
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png"}
+    | {".ppm", ".tif", ".tiff", ".webp"}
+)
+_JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The labelled images of a source.
+
+    items: one for each image, any order; classes: names in label order; ignored: how many files
+    were passed over, by suffix or reason.
+    """
+
+    items: list[Item]
+    classes: tuple[str, ...]
+    ignored: dict[str, int]
+
+
+def list_images(
+    files: Iterable[tuple[str, int]], *, uri: str, classes: Sequence[str] | None
+) -> Listing:
+    """Label `files` by folder: the nearest folder named in `classes`, or, without `classes`, the
+    folder that the image lies in; then the classes are those folders' names, sorted.
+
+    Raises UsageError: no images, no class folders, fewer than two classes, a class not found or
+    without images.
+    """
+    ignored: Counter[str] = Counter()
+    images, empty = _sift(files, ignored)
+    if not images:
+        raise UsageError(f"--input: no images under {uri}{_ignored_hint(ignored)}")
+    if classes is None:
+        names = check_class_names(_infer_classes(images, empty, uri))
+    else:
+        names = check_class_names(classes)
+    items = _label(images, names, explicit=classes is not None, ignored=ignored)
+    _check_all_found(items, names, images, uri)
+    return Listing(items, names, dict(sorted(ignored.items())))
+
+
+def _sift(
+    files: Iterable[tuple[str, int]], ignored: Counter[str]
+) -> tuple[dict[str, int], set[str]]:
+    """Images by key, and folders in which nothing lies but junk."""
+    images: dict[str, int] = {}
+    empty: set[str] = set()
+    used: set[str] = set()
+    for key, size in files:
+        path = PurePosixPath(key)
+        junk = any((part.startswith(".") and part != "..") or part.lower() in _JUNK_NAMES
+                   for part in path.parts)  # fmt: skip
+        folder = str(path if key.endswith("/") else path.parent)
+        if key.endswith("/"):
+            if not junk:
+                empty.add(folder)
+            continue
+        if junk:
+            ignored[path.suffix.lower() or path.name] += 1
+            empty.add(folder)
+            continue
+        used.update(map(str, (path.parent, *path.parent.parents)))
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            ignored[path.suffix.lower() or "no suffix"] += 1
+        elif key in images:
+            ignored["name stands twice"] += 1
+        else:
+            images[key] = size
+    return images, empty - used
+
+
+def _infer_classes(images: dict[str, int], empty: set[str], uri: str) -> list[str]:
+    folders = {PurePosixPath(key).parent for key in images} - {PurePosixPath(".")}
+    if not folders:
+        raise UsageError(
+            f"--input: no class folders under {uri}: all images found ({len(images)}) lie directly in "
+            "it; put them into one sub-folder per class"
+        )
+    beside = {str(folder.parent) for folder in folders}
+    for folder in sorted(empty):
+        if str(PurePosixPath(folder).parent) in beside:
+            raise UsageError(
+                f"--input: class folder {folder} under {uri} has no images; fill or remove it, or "
+                "name the classes with --classes"
+            )
+    return sorted({folder.name for folder in folders})
+
+
+def _label(
+    images: dict[str, int], classes: tuple[str, ...], *, explicit: bool, ignored: Counter[str]
+) -> list[Item]:
+    labels = {name: label for label, name in enumerate(classes)}
+    items = []
+    for key, size in images.items():
+        folders = PurePosixPath(key).parts[:-1]
+        nearest = folders[::-1] if explicit else folders[-1:]
+        label = next((labels[name] for name in nearest if name in labels), None)
+        if label is None:
+            ignored["in no class folder"] += 1
+        else:
+            items.append(Item(key, label, size))
+    return items
+
+
+def _check_all_found(
+    items: list[Item], classes: tuple[str, ...], images: dict[str, int], uri: str
+) -> None:
+    found = {item.label for item in items}
+    folders = sorted({name for key in images for name in PurePosixPath(key).parts[:-1]})
+    for label, name in enumerate(classes):
+        if label in found:
+            continue
+        close = difflib.get_close_matches(name, folders, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        some = ", ".join(folders[:8]) or "none"
+        raise UsageError(
+            f"--classes: no images of class {name} under {uri}; folders with images: {some}{hint}"
+        )
+
+
+def _ignored_hint(ignored: Counter[str]) -> str:
+    if not ignored:
+        return ": it is empty; give a folder with one sub-folder of images per class"
+    what = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common(5))
+    return f": only {what}; give a folder with one sub-folder of images per class"
