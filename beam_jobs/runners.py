@@ -1,0 +1,70 @@
+"""How a pipeline is run: quietly on all local cores, or by whichever runner Beam is told to use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineResult
+
+from pipeline.errors import UsageError, WorkError, find_user_error
+
+_ALL_CORES = 0
+_FN_API_RUNNERS = ("DirectRunner", "FnApiRunner")
+
+
+def make_pipeline(runner: str, arguments: Sequence[str]) -> beam.Pipeline:
+    """An empty pipeline for `runner` with Beam's own `arguments`.
+
+    `DirectRunner` is Beam's FnApiRunner on all cores, chosen here by hand: left to itself Beam would
+    first try to download another runner. Its workers are threads unless `arguments` say otherwise:
+    decoding lets go of the interpreter lock, and threads need no start-up. Raises UsageError.
+    """
+    options = PipelineOptions(list(arguments))
+    if runner not in _FN_API_RUNNERS:
+        try:
+            return beam.Pipeline(options=options)
+        except (ValueError, ImportError) as error:  # Beam says what it lacks for this runner
+            raise UsageError(f"--runner {runner}: {error}") from error
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised as well
+    direct, worker = options.view_as(DirectOptions), options.view_as(WorkerOptions)
+    given = {argument.split("=")[0] for argument in arguments}
+    if "--default_sdk_harness_log_level" not in given:
+        worker.default_sdk_harness_log_level = "CRITICAL"
+    if "--direct_running_mode" not in given:
+        direct.direct_running_mode = "multi_threading"
+    if "--direct_num_workers" not in given:
+        direct.direct_num_workers = _ALL_CORES
+    return beam.Pipeline(runner=_fn_api_runner(options), options=options)
+
+
+def run_pipeline(pipeline: beam.Pipeline, runner: str) -> PipelineResult:
+    """Run to the end. Raises what the work raised, or WorkError with what a remote runner says."""
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
+    except Exception as error:
+        if runner in _FN_API_RUNNERS or find_user_error(error):
+            raise
+        raise WorkError(f"--runner {runner} failed: {type(error).__name__}: {error}") from error
+
+
+def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
+    """Workers of their own process see no options unless they are handed over like this."""
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+
+
+def counter_value(result: PipelineResult, name: str) -> int:
+    """The committed value of one of our counters; 0 where the runner keeps none."""
+    counters = result.metrics().query(MetricsFilter().with_name(name))["counters"]
+    return sum(counter.committed or counter.attempted or 0 for counter in counters)
