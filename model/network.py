@@ -1,0 +1,29 @@
+"""The study's family of networks."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from model.config import NetworkConfig
+from pipeline.schema import ImageSpec
+
+
+def build_network(config: NetworkConfig, spec: ImageSpec) -> keras.Model:
+    """An untrained network: uint8[B, H, W, C] → float32[B, 1], the score of class 1.
+
+    Scaling to [0, 1] is its first layer. Raises UsageError if the image is too small for the
+    convolutions.
+    """
+    config.check_fits(spec)
+    network = keras.Sequential(name="inkling")
+    network.add(keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="image"))
+    network.add(layers.Rescaling(1 / 255))
+    for _ in range(config.conv):
+        network.add(layers.Conv2D(config.units, 3, activation="relu"))
+        network.add(layers.MaxPooling2D(2))
+    network.add(layers.Flatten())
+    for _ in range(config.dense):
+        network.add(layers.Dense(config.units, activation="relu"))
+    network.add(layers.Dense(1, activation="sigmoid", name="score"))
+    return network
