@@ -18,6 +18,8 @@ FLOORS = [
     {"pipeline.console", "pipeline.files", "pipeline.hashing", "pipeline.schema"},
     {"pipeline.example", "pipeline.listing", "pipeline.plan", "pipeline.tfrecord"},
     {"pipeline.manifest", "pipeline.images", "pipeline.order", "pipeline.sources"},
+    {"pipeline.sources.sample_subject"},
+    {"pipeline.sources.sample_images"},
     {
         *("pipeline.sources.archive", "pipeline.sources.folder", "pipeline.sources.kaggle"),
         *("pipeline.sources.sample", "pipeline.reader"),

@@ -169,20 +169,19 @@ def flip(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "status", "message"),
+    ("damage", "expected"),
     [
-        (lambda folder: (folder / "manifest.json").unlink(), 2, "no finished data set"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), 2, "is damaged"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), 2, "not a manifest"),
-        (newer, 2, "has schema version 99; this Inkling reads up to 1"),
-        (cut, 1, "train-00002-of-00016.tfrecord has"),
-        (flip, 1, "train-00002-of-00016.tfrecord: record 0: the data do not match"),
+        (lambda folder: (folder / "manifest.json").unlink(), (2, "no finished data set")),
+        (lambda folder: (folder / "manifest.json").write_text("{"), (2, "is damaged")),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), (2, "not a manifest")),
+        (newer, (2, "has schema version 99; this Inkling reads up to 1")),
+        (cut, (1, "train-00002-of-00016.tfrecord has")),
+        (flip, (1, "train-00002-of-00016.tfrecord: record 0: the data do not match")),
     ],
     ids=["no manifest", "half a manifest", "a list", "newer", "truncated", "flipped bit"],
 )
-def test_training_on_broken_records_gets_one_clear_line(
-    broken, tmp_path, capsys, damage, status, message
-):
+def test_training_on_broken_records_gets_one_clear_line(broken, tmp_path, capsys, damage, expected):
+    status, message = expected
     damage(broken)
     options = ("--conv", 1, "--units", 4, "--epochs", 1, "--run", tmp_path / "run")
     assert run_train("--records", broken, *options) == status
@@ -200,8 +199,8 @@ def test_training_on_broken_records_gets_one_clear_line(
         (("--units", 0), "at least 1, received 0"),
         (("--epochs", 0), "at least 1, received 0"),
         (("--epochs", "ten"), "invalid int value: 'ten'"),
-        (("--examples", 10**6), "received 1000000"),
-        (("--validation_fraction", 1), "below 1, received 1.0"),
+        (("--conv", 1, "--examples", 10**6), "received 1000000"),
+        (("--conv", 1, "--validation_fraction", 1), "below 1, received 1.0"),
         (("--epoch", 3), "did you mean --epochs?"),
         (("--seed", -1), "received -1"),
         (("--records", "nowhere"), "no finished data set"),
@@ -218,7 +217,7 @@ def test_a_mistake_in_the_options_gets_one_clear_line(records, tmp_path, capsys,
 
 def test_a_run_that_is_there_is_not_lost(trained, records, capsys):
     before = (trained / "result.json").read_text()
-    assert run_train("--records", records, "--run", trained) == 2
+    assert run_train("--records", records, "--run", trained, "--conv", 1) == 2
     assert "is there already" in capsys.readouterr().err
     assert (trained / "result.json").read_text() == before
 

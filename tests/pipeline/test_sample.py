@@ -11,14 +11,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pipeline.errors import UsageError, WorkError
-from pipeline.sources.sample import (
-    NOTICE,
-    SIDE,
-    SampleSource,
-    Subject,
-    cast_subject,
-    parse_sample,
-)
+from pipeline.sources.sample import NOTICE, SampleSource, parse_sample
+from pipeline.sources.sample_images import SIDE
+from pipeline.sources.sample_subject import Subject, cast_subject
 
 KEYS = ["faces/000000.jpg", "comics/000000.jpg", "comics/000003.jpg", "faces/000003.jpg"]
 PAIRS = 40
