@@ -27,8 +27,8 @@ setup(
     install_requires=[
         "apache-beam>=2.77,<2.78",
         "google-crc32c>=1.6",
-        "kaggle>=2.2,<3",
-        "kagglesdk>=0.1.35,<1",
+        'kaggle>=2.2,<3; python_version >= "3.11"',  # there is none for 3.10: a clear line says so
+        'kagglesdk>=0.1.35,<1; python_version >= "3.11"',
         "numpy>=1.26,<3",
         "pillow>=11.3",
         "requests>=2.32",
@@ -36,6 +36,7 @@ setup(
         f"tensorflow-io==0.37.1; {WITH_TENSORFLOW_IO}",
         f"tensorflow>=2.20; {WITHOUT_TENSORFLOW_IO}",
         "keras>=3.5,<4",
+        "tensorboard>=2.17",  # TensorFlow 2.21 no longer brings it
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "pytest>=8", "ruff>=0.8"],

@@ -25,6 +25,7 @@ FLOORS = [
         *("pipeline.sources.sample", "pipeline.reader"),
     },
     {"pipeline.build", "pipeline.dataset"},
+    {"pipeline.preview", "pipeline.verify"},
     {"beam_jobs", "model"},
     {"beam_jobs.options", "beam_jobs.runners", "beam_jobs.transforms", "model.config"},
     {"beam_jobs.build_records", "model.network", "model.runs"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import logging
 import os
@@ -302,6 +303,11 @@ class _Download:
 
 def _ask(dataset: KaggleDataset) -> requests.Response:
     """What Kaggle's storage answers to a request for the archive; its body is still to be read."""
+    if not importlib.util.find_spec("kagglesdk"):
+        raise KaggleUnavailable(
+            f"{dataset.uri}: Kaggle's client is not installed, it needs Python 3.11 or newer; "
+            "download the archive by hand and give the .zip as --input"
+        )
     from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
     request = ApiDownloadDatasetRequest()

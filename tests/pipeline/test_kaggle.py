@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -23,6 +24,10 @@ from pipeline.errors import UsageError, WorkError
 from pipeline.sources import kaggle
 from pipeline.sources.kaggle import KaggleDataset, KaggleUnavailable, fetch, parse_kaggle
 from tests.pipeline.kaggle_standin import API_PORT, SIGNATURE, StandIn, serve
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Kaggle's client needs Python 3.11 or newer"
+)
 
 TOKEN = "KGAT_5f0c1dead5ecret"
 FLOWERS = KaggleDataset("ada", "five-flowers")

@@ -1,0 +1,1 @@
+"""Measurements of the project against what others do with the same files."""
