@@ -44,6 +44,15 @@ setup(
             f"tensorflow[and-cuda]==2.17.1; {WITH_TENSORFLOW_IO}",
             f"tensorflow[and-cuda]>=2.20; {WITHOUT_TENSORFLOW_IO}",
         ],
-        "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
+        # Not apache-beam[gcp]: it asks for BigTable's client, which asks for protobuf 6, and
+        # TensorFlow 2.17 for protobuf 4. This is the part of it that Dataflow and buckets need.
+        "gcp": [
+            "google-apitools>=0.5.31,<0.6",
+            "google-auth>=2,<3",
+            "google-auth-httplib2>=0.1,<0.4",
+            "google-cloud-core>=2,<3",
+            "google-cloud-dataflow-client>=0.8.6,<1",
+            "google-cloud-storage>=2.18.2,<4",
+        ],
     },
 )

@@ -5,6 +5,7 @@ List the source, plan the build, let Beam write the shards and publish them, say
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from pipeline.build import Build, find_finished, locked_output, plan_build, writ
 from pipeline.console import Progress, table
 from pipeline.errors import UsageError, command
 from pipeline.example import make_layout
+from pipeline.files import BUFFER_BYTES, write_aside
 from pipeline.listing import Listing, list_images
-from pipeline.manifest import REJECTS_FILE, Manifest, load_manifest
+from pipeline.manifest import DUPLICATES_FILE, REJECTS_FILE, Manifest, load_manifest
 from pipeline.plan import make_plan
 from pipeline.schema import Item
 from pipeline.sources import Source, open_source
+from pipeline.sources.archive import ZipSource
 from pipeline.sources.kaggle import KaggleUnavailable
 from pipeline.sources.sample import NOTICE
 
@@ -58,9 +61,9 @@ def choose_source(options: BuildOptions) -> tuple[Source, str]:
     on the built-in sample. Raises UsageError or WorkError.
     """
     if options.input != "auto":
-        return open_source(options.input, seed=options.seed), _notice(options.input)
+        return _open(options.input, options), _notice(options.input)
     try:
-        return open_source(COMICS_FACES, seed=options.seed), ""
+        return _open(COMICS_FACES, options), ""
     except KaggleUnavailable as error:
         if not options.is_local:
             raise UsageError(
@@ -69,7 +72,33 @@ def choose_source(options: BuildOptions) -> tuple[Source, str]:
             ) from error
         why = f"--input auto could not have {COMICS_FACES} ({error})"
         notice = f"{why}; built from {FALLBACK_SAMPLE} instead: {_notice(FALLBACK_SAMPLE)}"
-        return open_source(FALLBACK_SAMPLE, seed=options.seed), notice
+        return _open(FALLBACK_SAMPLE, options), notice
+
+
+def _open(uri: str, options: BuildOptions) -> Source:
+    source = open_source(uri, seed=options.seed)
+    if uri.startswith("kaggle:") and not options.is_local:
+        return stage_archive(source, options.temp_location)
+    return source
+
+
+def stage_archive(source: ZipSource, temp_location: str | None) -> ZipSource:
+    """`source` as a copy in `temp_location`, where workers on other machines can read it.
+
+    The copy is made once: one of the same size is taken as it is. Raises UsageError or OSError.
+    """
+    if not temp_location or "://" in temp_location:
+        raise UsageError(
+            f"--temp_location: {source.uri} is copied there for the workers to read; give a folder "
+            f"that all of them see, received {temp_location}"
+        )
+    size = Path(source.path).stat().st_size
+    copy = Path(temp_location).absolute() / f"{source.uri.replace(':', '-').replace('/', '-')}.zip"
+    if not copy.is_file() or copy.stat().st_size != size:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with write_aside(copy) as target, open(source.path, "rb") as original:
+            shutil.copyfileobj(original, target, BUFFER_BYTES)
+    return ZipSource(source.uri, str(copy))
 
 
 def _notice(uri: str) -> str:
@@ -136,6 +165,10 @@ def summary(
         ready = f", {kept} shards kept from an unfinished run" if kept else ""
         rate = f"{records / seconds:,.0f} images/s"
         lines.append(f"written   {records:,} records in {seconds:.1f} s, {rate}{ready}")
+    for border, count in manifest.duplicates.items():
+        if count:
+            what = f"{count:,} pictures stand in several {border.removeprefix('over_')}"
+            lines.append(f"WARNING   {what}, pixel for pixel; see {output / DUPLICATES_FILE}")
     if manifest.source.get("notice"):
         lines.append(f"NOTICE    {manifest.source['notice']}")
     lines.append(

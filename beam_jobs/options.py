@@ -23,8 +23,8 @@ REMOTE_RUNNERS = ("DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunne
 class BuildOptions:
     """What the user asks of a build; see `python -m beam_jobs.build_records --help`.
 
-    shards: of the training split, None for the default; max_rejects: `N` or `P%`; beam: the
-    arguments that are Beam's own, the runner among them.
+    shards: of the training split, None for the default; max_rejects: `N` or `P%`; temp_location: of
+    Beam's, as far as we use it; beam: the arguments that are Beam's own, the runner among them.
     """
 
     input: str
@@ -39,6 +39,7 @@ class BuildOptions:
     max_pixels: int
     overwrite: bool
     runner: str
+    temp_location: str | None
     beam: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ def parse_build_options(argv: Sequence[str] | None) -> BuildOptions:
     parser = _parser()
     given, beams_own = parser.parse_known_args(argv)
     beam_parser = _beam_parser(parser.prog)
-    _, unknown = beam_parser.parse_known_args(beams_own)
+    beams, unknown = beam_parser.parse_known_args(beams_own)
     parser.refuse(unknown, also_known=beam_parser)
     return BuildOptions(
         input=given.input,
@@ -77,6 +78,7 @@ def parse_build_options(argv: Sequence[str] | None) -> BuildOptions:
         max_pixels=given.max_pixels,
         overwrite=given.overwrite,
         runner=given.runner,
+        temp_location=beams.temp_location,
         beam=("--runner", given.runner, *beams_own),
     )
 

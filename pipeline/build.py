@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -20,18 +21,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 
 from pipeline import __version__
 from pipeline.errors import ImageRejected, UsageError, WorkError, describe_os_error
-from pipeline.example import Layout, encode_example, make_layout
+from pipeline.example import Layout, decode_example, encode_example, make_layout
 from pipeline.files import TEMPORARY_SUFFIX, file_sha256, write_text
 from pipeline.images import DEFAULT_MAX_PIXELS, decode_image
 from pipeline.listing import Listing
 from pipeline.manifest import (
+    DUPLICATES_FILE,
     MANIFEST_FILE,
     REJECTS_FILE,
     Manifest,
@@ -43,7 +45,7 @@ from pipeline.manifest import (
 from pipeline.plan import Plan, bucket_of, group_of, place, plan_digest, survey
 from pipeline.schema import SPLITS, ImageSpec, Item, Record
 from pipeline.sources import Source
-from pipeline.tfrecord import write_records
+from pipeline.tfrecord import read_records, write_records
 
 STAGING_FOLDER = ".building"
 
@@ -86,6 +88,36 @@ class Reject:
     key: str
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Records with the same pixels (hexadecimal fingerprint) on both sides of a border.
+
+    records: key, label and split of each, sorted by key.
+    """
+
+    pixels: str
+    over_classes: bool
+    over_splits: bool
+    records: tuple[tuple[str, int, str], ...]
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """A line of `duplicates.jsonl`, the labels as names."""
+        records = [
+            {"key": key, "class": classes[label], "split": split}
+            for key, label, split in self.records
+        ]
+        return asdict(self) | {"records": records}
+
+
+class Fingerprint(NamedTuple):
+    """Sixteen bytes that stand for one record's pixels, and whose they are."""
+
+    pixels: bytes
+    key: str
+    label: int
+    split: str
 
 
 @dataclass(frozen=True)
@@ -157,7 +189,7 @@ def place_item(item: Item, build: Build) -> tuple[tuple[str, int], tuple[int, It
 
 def write_shard(
     build: Build, split: str, shard: int, members: Iterable[tuple[int, Item]]
-) -> ShardResult:
+) -> tuple[ShardResult, list[Fingerprint]]:
     """Make one shard from its (order, item) pairs, or keep it if it is finished.
 
     Raises WorkError if the input vanishes or the output cannot be written.
@@ -166,15 +198,15 @@ def write_shard(
     try:
         finished = _finished_shard(build, name)
         if finished:
-            return finished
+            return finished, _read_fingerprints(build, split, name)
         build.staging.mkdir(parents=True, exist_ok=True)
-        tally = _Tally(len(build.classes))
+        tally = _Tally(split, len(build.classes))
         ordered = [Item(*item) for _, item in sorted(members)]
         written = write_records(build.staging / name, _examples(build, ordered, tally))
         made = Shard(name, *written, tuple(tally.records_per_class))
         result = ShardResult(made, tuple(tally.rejects), tally.pixel_sum, tally.pixel_square_sum)
         write_text(_facts_path(build, name), json.dumps(asdict(result)))
-        return result
+        return result, tally.fingerprints
     except OSError as error:
         raise WorkError(
             f"cannot write {name}: {describe_os_error(error)}; "
@@ -186,20 +218,24 @@ def write_shard(
 class _Tally:
     """What is counted while a shard is written."""
 
+    split: str
     num_classes: int
     rejects: list[Reject] = field(default_factory=list)
+    fingerprints: list[Fingerprint] = field(default_factory=list)
     pixel_sum: int = 0
     pixel_square_sum: int = 0
 
     def __post_init__(self) -> None:
         self.records_per_class = [0] * self.num_classes
 
-    def add(self, pixels: np.ndarray, label: int) -> None:
+    def add(self, pixels: np.ndarray, item: Item) -> None:
         levels = np.bincount(pixels.ravel(), minlength=256)
         values = np.arange(256)
         self.pixel_sum += int(levels @ values)
         self.pixel_square_sum += int(levels @ values**2)
-        self.records_per_class[label] += 1
+        self.records_per_class[item.label] += 1
+        mark = _mark(pixels.tobytes())
+        self.fingerprints.append(Fingerprint(mark, item.key, item.label, self.split))
 
 
 def _examples(build: Build, items: list[Item], tally: _Tally) -> Iterator[bytes]:
@@ -210,10 +246,14 @@ def _examples(build: Build, items: list[Item], tally: _Tally) -> Iterator[bytes]
         except ImageRejected as verdict:
             tally.rejects.append(Reject(item.key, verdict.reason, verdict.detail))
             continue
-        tally.add(pixels, item.label)
+        tally.add(pixels, item)
         bucket = bucket_of(build.plan.seed, group_of(item.key, build.plan.group_by))
         record = Record(pixels.tobytes(), item.label, bucket, item.key)
         yield encode_example(record, build.layout)
+
+
+def _mark(pixels: bytes) -> bytes:
+    return hashlib.sha256(pixels).digest()[:16]
 
 
 def _facts_path(build: Build, name: str) -> Path:
@@ -233,11 +273,32 @@ def _finished_shard(build: Build, name: str) -> ShardResult | None:
     return replace(result, kept=True) if whole else None
 
 
+def _read_fingerprints(build: Build, split: str, name: str) -> list[Fingerprint]:
+    staged = build.staging / name
+    records = read_records(staged if staged.exists() else build.output / name)
+    found = (decode_example(data, build.layout) for data in records)
+    return [Fingerprint(_mark(r.image), r.key, r.label, split) for r in found]
+
+
 def _is_whole(path: Path, shard: Shard) -> bool:
     return path.is_file() and file_sha256(path) == shard.sha256
 
 
-def publish(build: Build, results: Iterable[ShardResult]) -> Manifest:
+def crossing_duplicates(marked: tuple[bytes, Iterable[Fingerprint]]) -> Iterator[Duplicate]:
+    """The records of one pixel fingerprint, if they lie on both sides of a border: a class's, where
+    one label must be wrong, or a split's, where the test holds what the training has seen.
+    """
+    pixels, members = marked
+    found = sorted((Fingerprint(*member) for member in members), key=lambda member: member.key)
+    labels, splits = {member.label for member in found}, {member.split for member in found}
+    if len(labels) > 1 or len(splits) > 1:
+        records = tuple((member.key, member.label, member.split) for member in found)
+        yield Duplicate(pixels.hex(), len(labels) > 1, len(splits) > 1, records)
+
+
+def publish(
+    build: Build, results: Iterable[ShardResult], duplicates: Iterable[Duplicate]
+) -> Manifest:
     """Turn finished shards into a data set: check, move the shards into place, write the manifest.
 
     Raises WorkError if too many images were refused, or if nothing is left; then what was there
@@ -248,15 +309,18 @@ def publish(build: Build, results: Iterable[ShardResult]) -> Manifest:
         for shard in range(build.plan.shards(split)):
             name = build.shard_name(split, shard)
             if name not in by_name:  # no image fell here
-                by_name[name] = write_shard(build, split, shard, ())
+                by_name[name], _ = write_shard(build, split, shard, ())
     rejects = sorted(
         (reject for result in by_name.values() for reject in result.rejects), key=lambda r: r.key
     )
     _check_rejects(build, rejects)
-    manifest = _make_manifest(build, by_name, rejects)
+    copies = sorted(duplicates, key=lambda duplicate: duplicate.records)
+    manifest = _make_manifest(build, by_name, rejects, copies)
     try:
         _move_into_place(build, sorted(by_name))
-        _write_rejects(build.output / REJECTS_FILE, rejects)
+        _write_lines(build.output / REJECTS_FILE, map(asdict, rejects))
+        lines = (copy.to_json(build.classes) for copy in copies)
+        _write_lines(build.output / DUPLICATES_FILE, lines)
         save_manifest(build.output, manifest)
     except OSError as error:
         raise WorkError(f"cannot publish the data set: {describe_os_error(error)}") from error
@@ -278,7 +342,10 @@ def _check_rejects(build: Build, rejects: list[Reject]) -> None:
 
 
 def _make_manifest(
-    build: Build, by_name: dict[str, ShardResult], rejects: list[Reject]
+    build: Build,
+    by_name: dict[str, ShardResult],
+    rejects: list[Reject],
+    copies: list[Duplicate],
 ) -> Manifest:
     splits = {}
     for split in SPLITS:
@@ -297,6 +364,10 @@ def _make_manifest(
         splits=splits,
         rejects=dict(sorted(Counter(reject.reason for reject in rejects).items())),
         ignored=build.ignored,
+        duplicates={
+            "over_classes": sum(copy.over_classes for copy in copies),
+            "over_splits": sum(copy.over_splits for copy in copies),
+        },
         versions={
             "inkling": __version__,
             "python": platform.python_version(),
@@ -340,9 +411,8 @@ def find_shards(folder: Path) -> list[Path]:
     return [path for split in SPLITS for path in folder.glob(f"{split}-*-of-*.tfrecord")]
 
 
-def _write_rejects(path: Path, rejects: list[Reject]) -> None:
-    lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects)
-    write_text(path, "".join(lines))
+def _write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
 
 
 @contextlib.contextmanager

@@ -52,11 +52,17 @@ class Parser(argparse.ArgumentParser):
 class Progress:
     """A line on a terminal, rewritten as `done` grows; silent where `stream` is no terminal.
 
-    `done` is asked twice a second, from a thread of its own, and returns how many of `total`.
+    `done` is asked twice a second, from a thread of its own, and returns how many of `total`, which
+    may be a function where it is learnt on the way.
     """
 
     def __init__(
-        self, done: Callable[[], int], *, total: int, unit: str, stream: TextIO | None = None
+        self,
+        done: Callable[[], int],
+        *,
+        total: int | Callable[[], int],
+        unit: str,
+        stream: TextIO | None = None,
     ) -> None:
         self._done, self._total, self._unit = done, total, unit
         self._stream = stream or sys.stderr
@@ -80,7 +86,7 @@ class Progress:
         while not self._stop.wait(0.5):
             line = progress_line(
                 self._done(),
-                total=self._total,
+                total=self._total() if callable(self._total) else self._total,
                 first=self._first,
                 seconds=time.monotonic() - self._start,
                 unit=self._unit,

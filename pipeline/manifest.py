@@ -18,6 +18,7 @@ from pipeline.schema import SCHEMA_VERSION, ImageSpec
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.jsonl"
+DUPLICATES_FILE = "duplicates.jsonl"
 LABELS_FILE = "label.labels.txt"
 
 
@@ -61,7 +62,8 @@ class Manifest:
     """What a data set is: see the README's table of `manifest.json`.
 
     digest: names the build; source: uri, and a notice where the data are not what they seem;
-    rejects, ignored: how many files were refused, by reason, or passed over, by suffix.
+    rejects, ignored: how many files were refused, by reason, or passed over, by suffix; duplicates:
+    how many pictures (pixel for pixel) stand in several classes or several splits.
     """
 
     digest: str
@@ -74,6 +76,7 @@ class Manifest:
     splits: dict[str, Split]
     rejects: dict[str, int]
     ignored: dict[str, int]
+    duplicates: dict[str, int]
     versions: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:

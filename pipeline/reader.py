@@ -8,6 +8,7 @@ of the interpreter lock, so several threads may share one reader.
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,10 +133,8 @@ class RecordReader:
             )
 
     def _advice(self) -> str:
-        return (
-            "build the records again: python -m beam_jobs.build_records "
-            f"--output {self._folder} --overwrite"
-        )
+        folder = shlex.quote(str(self._folder))
+        return f"python -m pipeline.verify {folder} names all damage, with --repair mends it"
 
     def _path(self, shard: int) -> Path:
         return self._folder / self._shards[shard].file

@@ -416,7 +416,7 @@ def _write_shards(
         Progress(lambda: written_bytes(build) // record_bytes, total=total, unit="images"),
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        return list(pool.map(lambda place: write_shard(build, *place, members[place]), members))
+        return list(pool.map(lambda place: write_shard(build, *place, members[place])[0], members))
 
 
 def _move_into_place(build: Build, manifest: Manifest, results: Iterable[ShardResult]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.console import Progress
 from pipeline.errors import UsageError
 
 MAX_FILE_BYTES = 256 << 20
@@ -31,16 +32,19 @@ class Source(Protocol):
 
 
 def open_source(uri: str, *, seed: int) -> Source:
-    """The source that `uri` names: a folder, a .zip, or `sample:N`. Raises UsageError."""
+    """The source that `uri` names: a folder, a .zip, `sample:N`, or `kaggle:owner/dataset`.
+
+    A Kaggle archive is downloaded first, unless it lies in the cache. Raises UsageError, or WorkError
+    where it cannot be had.
+    """
     from pipeline.sources.archive import ZipSource
     from pipeline.sources.folder import FolderSource
-    from pipeline.sources.kaggle import fetch, parse_kaggle
     from pipeline.sources.sample import parse_sample
 
     if uri.startswith("sample:"):
         return parse_sample(uri, seed)
     if uri.startswith("kaggle:"):
-        return ZipSource(uri, str(fetch(parse_kaggle(uri))))
+        return ZipSource(uri, str(_fetch_from_kaggle(uri)))
     if "://" in uri:
         raise UsageError(
             f"--input: cannot read {uri.split('://', maxsplit=1)[0]}:// yet, received {uri}; "
@@ -56,3 +60,17 @@ def open_source(uri: str, *, seed: int) -> Source:
         f"--input: expected a folder with one sub-folder per class, or a .zip of one; "
         f"found {found}: {uri}"
     )
+
+
+def _fetch_from_kaggle(uri: str) -> Path:
+    from pipeline.sources.kaggle import fetch, parse_kaggle
+
+    state = {"done": 0, "total": 0}  # bytes
+
+    def note(done: int, total: int | None) -> None:
+        state.update(done=done, total=total or 0)
+
+    dataset = parse_kaggle(uri)
+    done, total = (lambda: state["done"] // 10**6), (lambda: state["total"] // 10**6)
+    with Progress(done, total=total, unit="MB"):
+        return fetch(dataset, progress=note)

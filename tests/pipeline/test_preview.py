@@ -244,15 +244,54 @@ def test_the_picture_goes_into_the_current_folder_by_default(records, here):
         (["{}", "--seed", str(2**70)], "must fit 64 bits"),
         (["{}", "--output", "nowhere/p.png"], "a folder that is there"),
         (["{}", "--output", "p.jpg"], "must be a .png"),
+        (["{}", "--output", "folder.png"], "must be a .png file"),
         (["{}", "--per_clas", "3"], "did you mean --per_class?"),
     ],
 )
 def test_a_mistake_gets_one_clear_line_and_no_picture(records, here, capsys, arguments, message):
+    (here / "folder.png").mkdir()
     assert preview(*(argument.replace("{}", str(records)) for argument in arguments)) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
-    assert list(here.iterdir()) == []
+    assert [entry.name for entry in here.rglob("*")] == ["folder.png"]
+
+
+def test_reading_stops_when_there_is_enough_and_batches_do_not_matter(records, monkeypatch):
+    in_one_batch = draw(records, per_class=2, sample=3)
+    numbers = []
+    read = RecordReader.read
+    monkeypatch.setattr(
+        RecordReader, "read", lambda self, given: numbers.extend(given) or read(self, given)
+    )
+    monkeypatch.setattr(preview_module, "_BATCH_BYTES", 1)
+    one_by_one = draw(records, per_class=2, sample=3)
+    assert len(numbers) < 60  # of 240
+    for one, other in zip(in_one_batch, one_by_one, strict=True):
+        assert one.levels.tolist() == other.levels.tolist()
+        assert [key for key, _ in one.pictures] == [key for key, _ in other.pictures]
+
+
+def test_a_label_out_of_range_fails_in_one_line(records, tmp_path, monkeypatch, capsys):
+    read = RecordReader.read
+    monkeypatch.setattr(
+        RecordReader, "read", lambda self, given: (read(self, given)[0], np.full(len(given), 2))
+    )
+    assert preview(records, "--output", tmp_path / "p.png") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a record has label 2" in line
+
+
+def test_a_full_disk_leaves_the_old_picture(records, here, monkeypatch, capsys):
+    def save(self, file, kind):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    (here / "preview.png").write_bytes(b"old")
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert preview(records) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"
+    assert [entry.read_bytes() for entry in here.iterdir()] == [b"old"]
 
 
 def test_a_damaged_record_fails_in_one_line_and_leaves_the_old_picture(records, tmp_path, capsys):
