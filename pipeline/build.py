@@ -29,7 +29,7 @@ import PIL
 from pipeline import __version__
 from pipeline.errors import ImageRejected, UsageError, WorkError, describe_os_error
 from pipeline.example import Layout, decode_example, encode_example, make_layout
-from pipeline.files import TEMPORARY_SUFFIX, file_sha256, write_text
+from pipeline.files import file_sha256, remove_leftovers, write_text
 from pipeline.images import DEFAULT_MAX_PIXELS, decode_image
 from pipeline.listing import Listing
 from pipeline.manifest import (
@@ -429,13 +429,14 @@ def locked_output(output: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"--output: another build is writing to {output}; wait for it, or give another folder"
+                f"another build is writing to {output}; wait for it, or give another folder"
             ) from None
-        for leftover in staging.rglob(f"*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
-        yield
-        with contextlib.suppress(OSError):
-            staging.rmdir()  # only if nothing is left to go on from
+        remove_leftovers(output)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                staging.rmdir()  # only if nothing is left to go on from
 
 
 def find_finished(build: Build, *, overwrite: bool) -> Manifest | None:

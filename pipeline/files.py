@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-TEMPORARY_SUFFIX = ".tmp"
 BUFFER_BYTES = 1 << 20
 
 
@@ -21,7 +21,7 @@ def write_aside(path: Path) -> Iterator[BinaryIO]:
 
     Two attempts at one file may run at once: each has a temporary name of its own.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb", buffering=BUFFER_BYTES) as file:
             yield file
@@ -29,6 +29,13 @@ def write_aside(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written by `write_aside`, in `folder` and below."""
+    for leftover in folder.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", leftover.name):
+            leftover.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -42,7 +42,7 @@ def test_a_data_set_is_complete_and_nothing_else_is_left(records):
     others = {path.name for path in records.iterdir()} - set(shards(records))
     assert others == {
         *("manifest.json", "dataset_info.json", "features.json", "label.labels.txt"),
-        *("rejects.jsonl", ".lock"),
+        *("rejects.jsonl", "duplicates.jsonl", ".lock"),
     }
     manifest = load_manifest(records)
     assert manifest.classes == ("faces", "comics")
@@ -218,6 +218,28 @@ def test_too_many_bad_images_fail_the_build_with_nothing_published(blemished, tm
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == []
     shutil.copy(blemished / "comics/008.jpg", blemished / "comics/007.jpg")  # mended
     assert build("--input", blemished, "--output", out, *SIZE, "--max_rejects", "3%") == 0
+
+
+def test_the_same_picture_in_two_classes_or_two_splits_is_told(tmp_path, capsys):
+    folder = write_pairs(tmp_path / "images", 30)
+    shutil.copy(folder / "faces/001.jpg", folder / "comics/001.jpg")  # a wrong label
+    for number in range(40):  # one picture under many names: it falls into both splits
+        shutil.copy(folder / "faces/002.jpg", folder / f"faces/copy{number}.jpg")
+    out = tmp_path / "out"
+    assert build("--input", folder, "--output", out, *SIZE) == 0
+    assert load_manifest(out).duplicates == {"over_classes": 1, "over_splits": 1}
+    lines = [json.loads(line) for line in (out / "duplicates.jsonl").read_text().splitlines()]
+    twins, copies = sorted(lines, key=lambda line: len(line["records"]))
+    assert [(r["key"], r["class"]) for r in twins["records"]] == [
+        ("comics/001.jpg", "comics"),
+        ("faces/001.jpg", "faces"),
+    ]
+    assert (twins["over_classes"], twins["over_splits"]) == (True, False)
+    assert len(copies["records"]) == 41
+    assert {record["split"] for record in copies["records"]} == {"train", "test"}
+    screen = capsys.readouterr().out
+    assert "WARNING   1 pictures stand in several classes" in screen
+    assert "WARNING   1 pictures stand in several splits" in screen
 
 
 def test_an_input_that_changes_during_the_build_stops_it(image_folder, tmp_path, capsys):
