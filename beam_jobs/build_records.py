@@ -14,7 +14,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from beam_jobs.options import BuildOptions, allowed_rejects, parse_build_options
-from beam_jobs.runners import counter_value, make_pipeline, run_pipeline
+from beam_jobs.runners import counter_value, make_pipeline, quiet_workers, run_pipeline
 from beam_jobs.transforms import KEPT_SHARDS, BuildRecords
 from pipeline.build import Build, find_finished, locked_output, plan_build, written_bytes
 from pipeline.console import Progress, table
@@ -140,7 +140,14 @@ def _run(options: BuildOptions, build: Build, items: list[Item]) -> int:
     pipeline = make_pipeline(options.runner, options.beam)
     pipeline | "Names" >> beam.Create(items) | BuildRecords(build)
     record_bytes = build.layout.record_bytes
-    with Progress(lambda: written_bytes(build) // record_bytes, total=build.total, unit="images"):
+
+    def images_done() -> int:
+        return written_bytes(build) // record_bytes
+
+    with (
+        quiet_workers(options.runner) as screen,
+        Progress(images_done, total=build.total, unit="images", stream=screen),
+    ):
         result = run_pipeline(pipeline, options.runner)
     return counter_value(result, KEPT_SHARDS)
 

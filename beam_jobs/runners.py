@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
@@ -16,13 +17,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineResult
-from apache_beam.transforms import environments
 
 from pipeline.errors import UsageError, WorkError, find_user_error
 
 _FN_API_RUNNERS = ("DirectRunner", "FnApiRunner")
 _ALL_CORES = 0
-_WORKER_PROCESS = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main 2>/dev/null"
 
 
 def make_pipeline(runner: str, arguments: Sequence[str]) -> beam.Pipeline:
@@ -44,42 +43,51 @@ def make_pipeline(runner: str, arguments: Sequence[str]) -> beam.Pipeline:
 
 def run_pipeline(pipeline: beam.Pipeline, runner: str) -> PipelineResult:
     """Run to the end. Raises what the work raised, or WorkError with what a remote runner says."""
-    local = runner in _FN_API_RUNNERS
-    # a worker in this process prints the traceback of an error that is raised here as well
-    quiet = contextlib.redirect_stderr(io.StringIO()) if local else contextlib.nullcontext()
     try:
-        with quiet:
-            result = pipeline.run()
-            result.wait_until_finish()
+        result = pipeline.run()
+        result.wait_until_finish()
         return result
     except Exception as error:
-        if local or find_user_error(error):
+        if runner in _FN_API_RUNNERS or find_user_error(error):
             raise
         raise WorkError(f"--runner {runner} failed: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet_workers(runner: str) -> Iterator[TextIO]:
+    """The stream of standard error for ourselves, while what local workers write there is dropped:
+    decoders' notes on broken files, and tracebacks of errors that are raised here as well.
+    """
+    if runner not in _FN_API_RUNNERS:
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    with (
+        os.fdopen(os.dup(2), "w") as screen,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+    ):
+        os.dup2(nowhere.fileno(), 2)  # for C libraries and worker processes
+        try:
+            yield screen
+        finally:
+            os.dup2(screen.fileno(), 2)
 
 
 def _fn_api_runner(options: PipelineOptions, arguments: Sequence[str]) -> FnApiRunner:
     given = {argument.split("=")[0] for argument in arguments}
     direct = options.view_as(DirectOptions)
-    threads = "--direct_running_mode" not in given
-    mode = "multi_threading" if threads else direct.direct_running_mode
-    direct.direct_running_mode = "in_memory"  # or the runner would replace our environment
+    if "--direct_running_mode" not in given:
+        direct.direct_running_mode = "multi_threading"
     if "--direct_num_workers" not in given:
-        direct.direct_num_workers = 1 if mode == "in_memory" else _ALL_CORES
+        in_memory = direct.direct_running_mode == "in_memory"
+        direct.direct_num_workers = 1 if in_memory else _ALL_CORES
     if "--default_sdk_harness_log_level" not in given:
         options.view_as(WorkerOptions).default_sdk_harness_log_level = "CRITICAL"
     # workers in processes of their own see no options unless they are handed over like this
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return FnApiRunner(_environment(mode), provision_info=ExtendedProvisionInfo(info))
-
-
-def _environment(mode: str) -> environments.Environment:
-    if mode == "multi_processing":
-        return environments.SubprocessSDKEnvironment.from_command_string(_WORKER_PROCESS)
-    if mode == "multi_threading":
-        return environments.EmbeddedPythonGrpcEnvironment.default()
-    return environments.EmbeddedPythonEnvironment.default()
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
 def counter_value(result: PipelineResult, name: str) -> int:

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline.errors import ImageRejected, UsageError, WorkError
+from pipeline.listing import list_images
+from pipeline.sources import archive as archive_module
 from pipeline.sources import open_source
 
 
@@ -109,3 +113,84 @@ def test_a_cut_zip_is_refused(archive):
 def test_an_input_that_we_cannot_read_is_refused(uri):
     with pytest.raises(UsageError, match="--input"):
         open_source(uri, seed=0)
+
+
+def zip_of(path, *members, **options):
+    with zipfile.ZipFile(path, "w", **options) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # duplicate names are meant
+        for name, data in members:
+            file.writestr(name, data)
+    return path
+
+
+def test_an_encrypted_member_is_rejected(archive):
+    """The flag is set by hand in both headers: that is all that tells."""
+    data = bytearray(archive.read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(data)
+    with pytest.raises(ImageRejected, match="password"):
+        open_it(archive).read("a/1.jpg")
+
+
+def test_a_name_that_stands_twice_counts_once(tmp_path):
+    source = open_it(zip_of(tmp_path / "a.zip", ("a/1.jpg", b"old"), ("a/1.jpg", b"new")))
+    assert [key for key, _ in source.list()] == ["a/1.jpg", "a/1.jpg"]  # the listing counts it
+    assert source.read("a/1.jpg") == b"new"  # as unzip would leave it
+
+
+def test_a_zip_in_a_zip_is_no_image_and_never_opened(tmp_path):
+    inner = zip_of(tmp_path / "inner.zip", ("a/1.jpg", b"1")).read_bytes()
+    members = (("a/1.jpg", b"1"), ("b/1.jpg", b"1"), ("b/inner.zip", inner))
+    source = open_it(zip_of(tmp_path / "outer.zip", *members))
+    found = list_images(source.list(), uri="outer.zip", classes=None)
+    assert found.ignored == {".zip": 1}
+    assert len(found.items) == 2
+
+
+def test_names_in_odd_encodings_are_read(tmp_path):
+    path = zip_of(tmp_path / "a.zip", ("é/名前.jpg", b"utf-8"), ("a/caf?.jpg", b"cp437"))
+    path.write_bytes(path.read_bytes().replace(b"caf?", b"caf\x82"))  # é in DOS's code page
+    source = open_it(path)
+    assert source.read("é/名前.jpg") == b"utf-8"
+    assert source.read("a/café.jpg") == b"cp437"
+
+
+def test_a_member_that_unpacks_to_too_much_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "MAX_FILE_BYTES", 1000)
+    bomb = zip_of(tmp_path / "a.zip", ("a/1.jpg", bytes(1001)), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ImageRejected, match="too-large"):
+        open_it(bomb).read("a/1.jpg")
+
+
+def test_a_size_that_the_header_belies_is_rejected(tmp_path):
+    """The directory says 5 bytes, the member unpacks to a megabyte."""
+    path = zip_of(
+        tmp_path / "a.zip", ("a/1.jpg", bytes(1_000_000)), compression=zipfile.ZIP_DEFLATED
+    )
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (5).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ImageRejected, match="damaged in the zip"):
+        open_it(path).read("a/1.jpg")
+
+
+def test_zip64_with_100_000_members_is_read(tmp_path):
+    path = tmp_path / "large.zip"
+    with zipfile.ZipFile(path, "w", allowZip64=True) as file:
+        for number in range(100_000):
+            file.writestr(f"{'ab'[number % 2]}/{number}.jpg", b"%d" % number)
+    source = open_it(path)
+    found = list_images(source.list(), uri="large.zip", classes=None)
+    assert len(found.items) == 100_000
+    assert source.read("b/99999.jpg") == b"99999"
+    assert source.read("a/0.jpg") == b"0"
+
+
+def test_many_threads_may_read_one_archive(tmp_path):
+    members = [(f"a/{number}.jpg", os.urandom(3000)) for number in range(200)]
+    source = open_it(zip_of(tmp_path / "a.zip", *members, compression=zipfile.ZIP_DEFLATED))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(source.read, (name for name, _ in members)))
+    assert found == [data for _, data in members]
