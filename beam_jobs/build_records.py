@@ -16,7 +16,7 @@ import apache_beam as beam
 from beam_jobs.options import BuildOptions, allowed_rejects, parse_build_options
 from beam_jobs.runners import counter_value, make_pipeline, quiet_workers, run_pipeline
 from beam_jobs.transforms import KEPT_SHARDS, BuildRecords
-from pipeline.build import Build, find_finished, locked_output, plan_build, written_bytes
+from pipeline.build import Build, pack_items, plan_build, written_bytes
 from pipeline.console import Progress, table
 from pipeline.errors import UsageError, command
 from pipeline.example import make_layout
@@ -24,6 +24,7 @@ from pipeline.files import BUFFER_BYTES, write_aside
 from pipeline.listing import Listing, list_images
 from pipeline.manifest import DUPLICATES_FILE, REJECTS_FILE, Manifest, load_manifest
 from pipeline.plan import make_plan
+from pipeline.publish import find_finished, locked_output
 from pipeline.schema import Item
 from pipeline.sources import Source, open_source
 from pipeline.sources.archive import ZipSource
@@ -138,7 +139,7 @@ def _plan(options: BuildOptions, source: Source, listing: Listing, notice: str) 
 def _run(options: BuildOptions, build: Build, items: list[Item]) -> int:
     """Run the pipeline; how many shards an earlier, unfinished run had left ready."""
     pipeline = make_pipeline(options.runner, options.beam)
-    pipeline | "Names" >> beam.Create(items) | BuildRecords(build)
+    pipeline | "Names" >> beam.Create(pack_items(items), reshuffle=False) | BuildRecords(build)
     record_bytes = build.layout.record_bytes
 
     def images_done() -> int:

@@ -11,17 +11,10 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipeline.build import (
-    Build,
-    Duplicate,
-    ShardResult,
-    crossing_duplicates,
-    place_item,
-    publish,
-    write_shard,
-)
+from pipeline.build import Build, Member, ShardResult, place_block, write_shard
+from pipeline.duplicates import Duplicate, crossing_duplicates, deal_fingerprints
 from pipeline.manifest import Manifest
-from pipeline.schema import Item
+from pipeline.publish import publish
 
 KEPT_SHARDS = "kept_shards"
 _FINGERPRINTS = "fingerprints"
@@ -29,61 +22,61 @@ _FINGERPRINTS = "fingerprints"
 
 @dataclass(eq=False)
 class BuildRecords(beam.PTransform):
-    """Items → a published data set. Only names go through the shuffle, never pixels."""
+    """Blocks of names → a published data set. Only names go through the shuffle, never pixels."""
 
     build: Build
 
-    def expand(self, items: beam.PCollection) -> beam.PCollection:
+    def expand(self, blocks: beam.PCollection) -> beam.PCollection:
         """Wire the steps; the result is one manifest."""
         written = (
-            items  # Item
-            | "Place" >> beam.Map(place_item, self.build)  # (split, shard), (order, Item)
-            | "GroupByShard" >> beam.GroupByKey()  # (split, shard), iterable of (order, Item)
-            | WriteShards(self.build)  # ShardResult, and beside it (pixels, Fingerprint)
+            blocks  # bytes: a block of items
+            | "Place" >> beam.FlatMap(place_block, self.build)  # (split, shard), list of members
+            | "GroupByShard" >> beam.GroupByKey()  # (split, shard), iterable of such lists
+            | WriteShards(self.build)  # ShardResult, and beside it fingerprints
         )
         duplicates = written[_FINGERPRINTS] | FindDuplicates()  # Duplicate
+        publish = beam.Map(publish_results, self.build, beam.pvalue.AsList(duplicates))
         return (
             written[None]  # ShardResult
             | "Collect" >> beam.combiners.ToList()  # list of ShardResult
-            | "Publish"
-            >> beam.Map(publish_results, self.build, beam.pvalue.AsList(duplicates))  # Manifest
+            | "Publish" >> publish  # Manifest
         )
 
 
 @dataclass(eq=False)
 class WriteShards(beam.PTransform):
-    """(split, shard) with its items → a finished file, what is known of it, its fingerprints."""
+    """(split, shard) with its members → a finished file, what is known of it, its fingerprints."""
 
     build: Build
 
     def expand(self, grouped: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Wire `write_grouped`: the main output is one ShardResult per shard."""
-        write = beam.FlatMap(write_grouped, self.build)
-        return grouped | write.with_outputs(_FINGERPRINTS)
+        return grouped | beam.FlatMap(write_grouped, self.build).with_outputs(_FINGERPRINTS)
 
 
 class FindDuplicates(beam.PTransform):
-    """(pixels, Fingerprint) → those pictures that stand on both sides of a border."""
+    """(hand, list of fingerprints) → those pictures that stand on both sides of a border."""
 
-    def expand(self, fingerprints: beam.PCollection) -> beam.PCollection:
+    def expand(self, dealt: beam.PCollection) -> beam.PCollection:
         """Wire `crossing_duplicates`."""
         return (
-            fingerprints
-            | "GroupByPixels" >> beam.GroupByKey()  # pixels, iterable of Fingerprint
+            dealt
+            | "GroupByMark" >> beam.GroupByKey()  # hand, iterable of lists of fingerprints
             | "Crossing" >> beam.FlatMap(crossing_duplicates)  # Duplicate
         )
 
 
 def write_grouped(
-    grouped: tuple[tuple[str, int], Iterable[tuple[int, Item]]], build: Build
+    grouped: tuple[tuple[str, int], Iterable[list[Member]]], build: Build
 ) -> Iterator[ShardResult | beam.pvalue.TaggedOutput]:
     """`write_shard` for one group; counts the shards that an earlier run had finished."""
-    (split, shard), members = grouped
+    (split, shard), lists = grouped
+    members = (member for members in lists for member in members)
     result, fingerprints = write_shard(build, split, shard, members)
     Metrics.counter("inkling", KEPT_SHARDS).inc(int(result.kept))
     yield result
-    for fingerprint in fingerprints:
-        yield beam.pvalue.TaggedOutput(_FINGERPRINTS, (fingerprint.pixels, fingerprint))
+    for hand in deal_fingerprints(fingerprints, build.plan.train_shards):
+        yield beam.pvalue.TaggedOutput(_FINGERPRINTS, hand)
 
 
 def publish_results(

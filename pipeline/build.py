@@ -1,7 +1,6 @@
-"""One build: what it makes, one shard of it, and the moment at which it becomes a data set.
+"""One build: what it makes, and one shard of it.
 
     <output>/.building/<digest>/   shards and, beside each, what is known of it: <shard>.json
-    <output>/                      the shards, moved there when all are done; manifest.json last
 
 A build that was killed is begun again by the same command: `write_shard` keeps what is finished,
 known by its sha256, and makes the rest. Nothing here knows Beam, so a shard can also be made alone.
@@ -10,44 +9,32 @@ known by its sha256, and makes the rest. Nothing here knows Beam, so a shard can
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
-import math
-import os
-import platform
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import PIL
 
-from pipeline import __version__
-from pipeline.errors import ImageRejected, UsageError, WorkError, describe_os_error
+from pipeline.duplicates import Fingerprint, mark_of
+from pipeline.errors import ImageRejected, WorkError, describe_os_error
 from pipeline.example import Layout, decode_example, encode_example, make_layout
-from pipeline.files import file_sha256, remove_leftovers, write_text
+from pipeline.files import file_sha256, write_text
 from pipeline.images import DEFAULT_MAX_PIXELS, decode_image
 from pipeline.listing import Listing
-from pipeline.manifest import (
-    DUPLICATES_FILE,
-    MANIFEST_FILE,
-    REJECTS_FILE,
-    Manifest,
-    Shard,
-    Split,
-    load_manifest,
-    save_manifest,
-)
+from pipeline.manifest import Shard
 from pipeline.plan import Plan, bucket_of, group_of, place, plan_digest, survey
-from pipeline.schema import SPLITS, ImageSpec, Item, Record
+from pipeline.schema import ImageSpec, Item, Record
 from pipeline.sources import Source
 from pipeline.tfrecord import read_records, write_records
 
 STAGING_FOLDER = ".building"
+_BLOCK_ITEMS = 4096
+
+Member = tuple[int, str, int]
+"""An item in its shard: order, key, label."""
 
 
 @dataclass(frozen=True)
@@ -88,36 +75,6 @@ class Reject:
     key: str
     reason: str
     detail: str
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """Records with the same pixels (hexadecimal fingerprint) on both sides of a border.
-
-    records: key, label and split of each, sorted by key.
-    """
-
-    pixels: str
-    over_classes: bool
-    over_splits: bool
-    records: tuple[tuple[str, int, str], ...]
-
-    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """A line of `duplicates.jsonl`, the labels as names."""
-        records = [
-            {"key": key, "class": classes[label], "split": split}
-            for key, label, split in self.records
-        ]
-        return asdict(self) | {"records": records}
-
-
-class Fingerprint(NamedTuple):
-    """Sixteen bytes that stand for one record's pixels, and whose they are."""
-
-    pixels: bytes
-    key: str
-    label: int
-    split: str
 
 
 @dataclass(frozen=True)
@@ -181,16 +138,26 @@ def plan_build(
     )
 
 
-def place_item(item: Item, build: Build) -> tuple[tuple[str, int], tuple[int, Item]]:
-    """((split, shard), (order, item)): the shard that `item` belongs to, and its rank there."""
-    placement = place(item, build.plan)
-    return (placement.split, placement.shard), (placement.order, item)
+def pack_items(items: Sequence[Item]) -> Iterator[bytes]:
+    """`items` in compressed blocks: a runner handles a block as fast as a single name."""
+    for start in range(0, len(items), _BLOCK_ITEMS):
+        yield zlib.compress(json.dumps(items[start : start + _BLOCK_ITEMS]).encode(), level=1)
+
+
+def place_block(block: bytes, build: Build) -> Iterator[tuple[tuple[str, int], list[Member]]]:
+    """((split, shard), members) for each shard that items of a block of `pack_items` belong to."""
+    shards: dict[tuple[str, int], list[Member]] = {}
+    for values in json.loads(zlib.decompress(block)):
+        item = Item(*values)
+        split, shard, order = place(item, build.plan)
+        shards.setdefault((split, shard), []).append((order, item.key, item.label))
+    yield from shards.items()
 
 
 def write_shard(
-    build: Build, split: str, shard: int, members: Iterable[tuple[int, Item]]
+    build: Build, split: str, shard: int, members: Iterable[Member]
 ) -> tuple[ShardResult, list[Fingerprint]]:
-    """Make one shard from its (order, item) pairs, or keep it if it is finished.
+    """Make one shard of its members, in whatever order they come, or keep it if it is finished.
 
     Raises WorkError if the input vanishes or the output cannot be written.
     """
@@ -201,8 +168,8 @@ def write_shard(
             return finished, _read_fingerprints(build, split, name)
         build.staging.mkdir(parents=True, exist_ok=True)
         tally = _Tally(split, len(build.classes))
-        ordered = [Item(*item) for _, item in sorted(members)]
-        written = write_records(build.staging / name, _examples(build, ordered, tally))
+        examples = _examples(build, sorted(members), tally)
+        written = write_records(build.staging / name, examples)
         made = Shard(name, *written, tuple(tally.records_per_class))
         result = ShardResult(made, tuple(tally.rejects), tally.pixel_sum, tally.pixel_square_sum)
         write_text(_facts_path(build, name), json.dumps(asdict(result)))
@@ -228,32 +195,27 @@ class _Tally:
     def __post_init__(self) -> None:
         self.records_per_class = [0] * self.num_classes
 
-    def add(self, pixels: np.ndarray, item: Item) -> None:
-        levels = np.bincount(pixels.ravel(), minlength=256)
-        values = np.arange(256)
-        self.pixel_sum += int(levels @ values)
-        self.pixel_square_sum += int(levels @ values**2)
-        self.records_per_class[item.label] += 1
-        mark = _mark(pixels.tobytes())
-        self.fingerprints.append(Fingerprint(mark, item.key, item.label, self.split))
+    def add(self, pixels: np.ndarray, record: Record) -> None:
+        levels = pixels.ravel().astype(np.float64)  # sums of integers: exact below 2**53
+        self.pixel_sum += int(levels.sum())
+        self.pixel_square_sum += int(levels @ levels)
+        self.records_per_class[record.label] += 1
+        mark = mark_of(record.image)
+        self.fingerprints.append(Fingerprint(mark, record.key, record.label, self.split))
 
 
-def _examples(build: Build, items: list[Item], tally: _Tally) -> Iterator[bytes]:
-    for item in items:
+def _examples(build: Build, members: Iterable[Member], tally: _Tally) -> Iterator[bytes]:
+    for _, key, label in members:
         try:
-            data = build.source.read(item.key)
+            data = build.source.read(key)
             pixels = decode_image(data, build.spec, max_pixels=build.max_pixels)
         except ImageRejected as verdict:
-            tally.rejects.append(Reject(item.key, verdict.reason, verdict.detail))
+            tally.rejects.append(Reject(key, verdict.reason, verdict.detail))
             continue
-        tally.add(pixels, item)
-        bucket = bucket_of(build.plan.seed, group_of(item.key, build.plan.group_by))
-        record = Record(pixels.tobytes(), item.label, bucket, item.key)
+        bucket = bucket_of(build.plan.seed, group_of(key, build.plan.group_by))
+        record = Record(pixels.tobytes(), label, bucket, key)
+        tally.add(pixels, record)
         yield encode_example(record, build.layout)
-
-
-def _mark(pixels: bytes) -> bytes:
-    return hashlib.sha256(pixels).digest()[:16]
 
 
 def _facts_path(build: Build, name: str) -> Path:
@@ -269,7 +231,7 @@ def _finished_shard(build: Build, name: str) -> ShardResult | None:
     if result.rejects:  # the files may have been mended since
         return None
     folders = (build.staging, build.output)  # a kill while publishing leaves shards in both
-    whole = any(_is_whole(folder / name, result.shard) for folder in folders)
+    whole = any(is_whole(folder / name, result.shard) for folder in folders)
     return replace(result, kept=True) if whole else None
 
 
@@ -277,123 +239,12 @@ def _read_fingerprints(build: Build, split: str, name: str) -> list[Fingerprint]
     staged = build.staging / name
     records = read_records(staged if staged.exists() else build.output / name)
     found = (decode_example(data, build.layout) for data in records)
-    return [Fingerprint(_mark(r.image), r.key, r.label, split) for r in found]
+    return [Fingerprint(mark_of(r.image), r.key, r.label, split) for r in found]
 
 
-def _is_whole(path: Path, shard: Shard) -> bool:
+def is_whole(path: Path, shard: Shard) -> bool:
+    """Whether the file at `path` is the one that `shard` tells of, to the last bit."""
     return path.is_file() and file_sha256(path) == shard.sha256
-
-
-def crossing_duplicates(marked: tuple[bytes, Iterable[Fingerprint]]) -> Iterator[Duplicate]:
-    """The records of one pixel fingerprint, if they lie on both sides of a border: a class's, where
-    one label must be wrong, or a split's, where the test holds what the training has seen.
-    """
-    pixels, members = marked
-    found = sorted((Fingerprint(*member) for member in members), key=lambda member: member.key)
-    labels, splits = {member.label for member in found}, {member.split for member in found}
-    if len(labels) > 1 or len(splits) > 1:
-        records = tuple((member.key, member.label, member.split) for member in found)
-        yield Duplicate(pixels.hex(), len(labels) > 1, len(splits) > 1, records)
-
-
-def publish(
-    build: Build, results: Iterable[ShardResult], duplicates: Iterable[Duplicate]
-) -> Manifest:
-    """Turn finished shards into a data set: check, move the shards into place, write the manifest.
-
-    Raises WorkError if too many images were refused, or if nothing is left; then what was there
-    before stays as it was.
-    """
-    by_name = {result.shard.file: result for result in results}
-    for split in SPLITS:
-        for shard in range(build.plan.shards(split)):
-            name = build.shard_name(split, shard)
-            if name not in by_name:  # no image fell here
-                by_name[name], _ = write_shard(build, split, shard, ())
-    rejects = sorted(
-        (reject for result in by_name.values() for reject in result.rejects), key=lambda r: r.key
-    )
-    _check_rejects(build, rejects)
-    copies = sorted(duplicates, key=lambda duplicate: duplicate.records)
-    manifest = _make_manifest(build, by_name, rejects, copies)
-    try:
-        _move_into_place(build, sorted(by_name))
-        _write_lines(build.output / REJECTS_FILE, map(asdict, rejects))
-        lines = (copy.to_json(build.classes) for copy in copies)
-        _write_lines(build.output / DUPLICATES_FILE, lines)
-        save_manifest(build.output, manifest)
-    except OSError as error:
-        raise WorkError(f"cannot publish the data set: {describe_os_error(error)}") from error
-    shutil.rmtree(build.output / STAGING_FOLDER, ignore_errors=True)
-    return manifest
-
-
-def _check_rejects(build: Build, rejects: list[Reject]) -> None:
-    if len(rejects) <= build.max_rejects and len(rejects) < build.total:
-        return
-    reasons = Counter(reject.reason for reject in rejects)
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    keys = ", ".join(reject.key for reject in rejects[:10])
-    raise WorkError(
-        f"{len(rejects)} of {build.total} images were refused, --max_rejects allows "
-        f"{build.max_rejects}: {counts}; the first: {keys}; nothing was published: mend the files, "
-        "or raise --max_rejects"
-    )
-
-
-def _make_manifest(
-    build: Build,
-    by_name: dict[str, ShardResult],
-    rejects: list[Reject],
-    copies: list[Duplicate],
-) -> Manifest:
-    splits = {}
-    for split in SPLITS:
-        names = [build.shard_name(split, i) for i in range(build.plan.shards(split))]
-        splits[split] = _sum_split([by_name[name] for name in names], build.spec)
-    options = asdict(build.plan) | {"max_pixels": build.max_pixels}
-    source = {"uri": build.source.uri}
-    return Manifest(
-        digest=build.digest,
-        source=source | {"notice": build.notice} if build.notice else source,
-        seed=options.pop("seed"),
-        image=build.spec,
-        classes=build.classes,
-        options=options,
-        layout=build.layout,
-        splits=splits,
-        rejects=dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        ignored=build.ignored,
-        duplicates={
-            "over_classes": sum(copy.over_classes for copy in copies),
-            "over_splits": sum(copy.over_splits for copy in copies),
-        },
-        versions={
-            "inkling": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
-    )
-
-
-def _sum_split(results: list[ShardResult], spec: ImageSpec) -> Split:
-    shards = tuple(result.shard for result in results)
-    pixels = max(1, sum(shard.records for shard in shards) * spec.num_bytes)
-    mean = sum(result.pixel_sum for result in results) / pixels
-    square = sum(result.pixel_square_sum for result in results) / pixels
-    return Split(shards, round(mean, 6), round(math.sqrt(max(0.0, square - mean**2)), 6))
-
-
-def _move_into_place(build: Build, names: list[str]) -> None:
-    """From here on the old data set, if there is one, is gone; a rerun finishes what is cut off."""
-    (build.output / MANIFEST_FILE).unlink(missing_ok=True)
-    for stale in find_shards(build.output):
-        if stale.name not in names or (build.staging / stale.name).exists():
-            stale.unlink()
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):  # moved by the run that was cut off
-            os.replace(build.staging / name, build.output / name)
 
 
 def written_bytes(build: Build) -> int:
@@ -404,62 +255,3 @@ def written_bytes(build: Build) -> int:
         with contextlib.suppress(FileNotFoundError):  # renamed while we looked
             total += path.stat().st_size
     return total
-
-
-def find_shards(folder: Path) -> list[Path]:
-    """Files in `folder` that are named like our shards."""
-    return [path for split in SPLITS for path in folder.glob(f"{split}-*-of-*.tfrecord")]
-
-
-def _write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
-
-
-@contextlib.contextmanager
-def locked_output(output: Path) -> Iterator[None]:
-    """Hold `output` for this process, so that no second build mixes with this one.
-
-    Clears away what builds that were killed left half-written. Raises UsageError if another build
-    holds it, OSError if it cannot be written.
-    """
-    staging = output / STAGING_FOLDER
-    staging.mkdir(parents=True, exist_ok=True)
-    with open(output / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another build is writing to {output}; wait for it, or give another folder"
-            ) from None
-        remove_leftovers(output)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                staging.rmdir()  # only if nothing is left to go on from
-
-
-def find_finished(build: Build, *, overwrite: bool) -> Manifest | None:
-    """The manifest, if the output already holds this very build; None if it is still to be made.
-
-    Raises UsageError where the output holds something else, and `overwrite` does not allow it.
-    """
-    if overwrite:
-        return None
-    if not (build.output / MANIFEST_FILE).exists():
-        if find_shards(build.output) and not build.staging.exists():
-            raise UsageError(
-                f"--output: {build.output} holds TFRecords without a {MANIFEST_FILE}: not ours to "
-                "replace; give another folder, or --overwrite"
-            )
-        return None
-    manifest = load_manifest(build.output)
-    if manifest.digest != build.digest:
-        raise UsageError(
-            f"--output: {build.output} holds another build (digest {manifest.digest}, from "
-            f"{manifest.source['uri']}; this one is {build.digest}, from {build.source.uri}); give "
-            "another folder, or --overwrite to replace it once this one is complete"
-        )
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    whole = all(_is_whole(build.output / shard.file, shard) for shard in shards)
-    return manifest if whole else None

@@ -110,6 +110,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def name_some(names: Sequence[str], limit: int = 8) -> str:
+    """The first `limit` of `names`, and how many more there are."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def table(rows: Iterable[Sequence[object]]) -> str:
     """`rows`, the first of them the headings, in aligned columns; numbers to the right."""
     cells = [[_cell(value) for value in row] for row in rows]

@@ -14,6 +14,7 @@ Changing a byte of this asks for a new SCHEMA_VERSION: readers trust the offsets
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from pipeline.schema import BUCKETS, ImageSpec, Record
@@ -95,26 +96,36 @@ def decode_example(data: bytes, layout: Layout) -> Record:
 
 
 def _entries(record: Record, *, label_width: int, pad: int) -> list[bytes]:
+    key = record.key.encode()
     return [
-        _entry(b"image", _bytes_feature(record.image)),
-        _entry(b"label", _int_feature(record.label, label_width)),
-        _entry(b"bucket", _int_feature(record.bucket, _BUCKET_WIDTH)),
-        _entry(b"key", _bytes_feature(record.key.encode(), _LENGTH_WIDTH), _LENGTH_WIDTH),
-        _entry(b"pad", _bytes_feature(bytes(pad), _LENGTH_WIDTH), _LENGTH_WIDTH),
+        _bytes_head("image", len(record.image)) + record.image,
+        _int_entry("label", record.label, label_width),
+        _int_entry("bucket", record.bucket, _BUCKET_WIDTH),
+        _bytes_head("key", len(key), _LENGTH_WIDTH) + key,
+        _bytes_head("pad", pad, _LENGTH_WIDTH) + bytes(pad),
     ]
 
 
-def _entry(name: bytes, feature: bytes, width: int = 0) -> bytes:
-    parts = _delimited(_DELIMITED_1, name) + _delimited(_DELIMITED_2, feature, width)
+# Few lengths and small numbers come up again and again: what they look like is remembered.
+
+
+@functools.lru_cache(maxsize=4096)
+def _bytes_head(name: str, length: int, width: int = 0) -> bytes:
+    """An entry of a value of `length` bytes, up to where the value begins."""
+    value = bytes(length)
+    feature = _delimited(_DELIMITED_1, _delimited(_DELIMITED_1, value, width), width)
+    entry = _entry(name, feature, width)
+    return entry[: len(entry) - length]
+
+
+@functools.lru_cache(maxsize=65_536)
+def _int_entry(name: str, value: int, width: int) -> bytes:
+    return _entry(name, _delimited(_DELIMITED_3, _delimited(_DELIMITED_1, _varint(value, width))))
+
+
+def _entry(name: str, feature: bytes, width: int = 0) -> bytes:
+    parts = _delimited(_DELIMITED_1, name.encode()) + _delimited(_DELIMITED_2, feature, width)
     return _delimited(_DELIMITED_1, parts, width)
-
-
-def _bytes_feature(value: bytes, width: int = 0) -> bytes:
-    return _delimited(_DELIMITED_1, _delimited(_DELIMITED_1, value, width), width)
-
-
-def _int_feature(value: int, width: int) -> bytes:
-    return _delimited(_DELIMITED_3, _delimited(_DELIMITED_1, _varint(value, width)))
 
 
 def _delimited(tag: bytes, payload: bytes, width: int = 0) -> bytes:

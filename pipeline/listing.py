@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from pipeline.errors import UsageError
 from pipeline.schema import Item, check_class_names
@@ -58,57 +59,72 @@ def _sift(
 ) -> tuple[dict[str, int], set[str]]:
     """Images by key, and folders in which nothing lies but junk."""
     images: dict[str, int] = {}
-    empty: set[str] = set()
-    used: set[str] = set()
+    filled: set[str] = set()
+    hollow: set[str] = set()
     for key, size in files:
-        path = PurePosixPath(key)
-        junk = any((part.startswith(".") and part != "..") or part.lower() in _JUNK_NAMES
-                   for part in path.parts)  # fmt: skip
-        folder = str(path if key.endswith("/") else path.parent)
-        if key.endswith("/"):
-            if not junk:
-                empty.add(folder)
+        folder, _, name = key.rpartition("/")
+        suffix = posixpath.splitext(name)[1].lower()
+        if not name or _is_junk(name) or _in_junk(folder):
+            hollow.add(folder)
+            if name:
+                ignored[suffix or name] += 1
             continue
-        if junk:
-            ignored[path.suffix.lower() or path.name] += 1
-            empty.add(folder)
-            continue
-        used.update(map(str, (path.parent, *path.parent.parents)))
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            ignored[path.suffix.lower() or "no suffix"] += 1
+        filled.add(folder)
+        if suffix not in IMAGE_SUFFIXES:
+            ignored[suffix or "no suffix"] += 1
         elif key in images:
             ignored["name stands twice"] += 1
         else:
             images[key] = size
-    return images, empty - used
+    above = {upper for folder in filled for upper in _and_above(folder)}
+    return images, {folder for folder in hollow - above if not _in_junk(folder)}
+
+
+def _is_junk(name: str) -> bool:
+    return (name.startswith(".") and name != "..") or name.lower() in _JUNK_NAMES
+
+
+@functools.lru_cache(maxsize=65_536)
+def _in_junk(folder: str) -> bool:
+    return any(_is_junk(name) for name in folder.split("/") if name != ".")
+
+
+def _and_above(folder: str) -> Iterator[str]:
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
 
 
 def _infer_classes(images: dict[str, int], empty: set[str], uri: str) -> list[str]:
-    folders = {PurePosixPath(key).parent for key in images} - {PurePosixPath(".")}
+    folders = {key.rpartition("/")[0] for key in images} - {""}
     if not folders:
         raise UsageError(
             f"--input: no class folders under {uri}: all images found ({len(images)}) lie directly in "
             "it; put them into one sub-folder per class"
         )
-    beside = {str(folder.parent) for folder in folders}
+    beside = {folder.rpartition("/")[0] for folder in folders}
     for folder in sorted(empty):
-        if str(PurePosixPath(folder).parent) in beside:
+        if folder.rpartition("/")[0] in beside:
             raise UsageError(
                 f"--input: class folder {folder} under {uri} has no images; fill or remove it, or "
                 "name the classes with --classes"
             )
-    return sorted({folder.name for folder in folders})
+    return sorted({folder.rpartition("/")[2] for folder in folders})
 
 
 def _label(
     images: dict[str, int], classes: tuple[str, ...], *, explicit: bool, ignored: Counter[str]
 ) -> list[Item]:
     labels = {name: label for label, name in enumerate(classes)}
+
+    @functools.cache
+    def label_of(folder: str) -> int | None:
+        nearest = folder.split("/")[::-1]
+        return next((labels[n] for n in nearest[: None if explicit else 1] if n in labels), None)
+
     items = []
     for key, size in images.items():
-        folders = PurePosixPath(key).parts[:-1]
-        nearest = folders[::-1] if explicit else folders[-1:]
-        label = next((labels[name] for name in nearest if name in labels), None)
+        label = label_of(key.rpartition("/")[0])
         if label is None:
             ignored["in no class folder"] += 1
         else:
@@ -120,7 +136,10 @@ def _check_all_found(
     items: list[Item], classes: tuple[str, ...], images: dict[str, int], uri: str
 ) -> None:
     found = {item.label for item in items}
-    folders = sorted({name for key in images for name in PurePosixPath(key).parts[:-1]})
+    if len(found) == len(classes):
+        return
+    paths = {key.rpartition("/")[0] for key in images}
+    folders = sorted({name for path in paths for name in path.split("/") if name})
     for label, name in enumerate(classes):
         if label in found:
             continue

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
@@ -63,7 +63,7 @@ class Plan:
 
 def group_of(key: str, group_by: str) -> str:
     """What must stay together: the file name without folder and suffix, or the whole path."""
-    return PurePosixPath(key).stem if group_by == "stem" else key
+    return posixpath.splitext(key.rpartition("/")[2])[0] if group_by == "stem" else key
 
 
 def split_of(seed: int, group: str, test_fraction: float) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import struct
 import sys
 from argparse import Namespace
@@ -20,31 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import PIL
-
-from pipeline.build import (
-    Build,
-    ShardResult,
-    find_shards,
-    locked_output,
-    place_item,
-    plan_build,
-    write_shard,
-    written_bytes,
-)
-from pipeline.console import Parser, Progress
-from pipeline.errors import UsageError, WorkError, command, describe_os_error, printable
+from pipeline.console import Parser, Progress, name_some
+from pipeline.errors import UsageError, command, describe_os_error, printable
 from pipeline.example import decode_example, make_layout
 from pipeline.files import BUFFER_BYTES
-from pipeline.listing import list_images
 from pipeline.manifest import MANIFEST_FILE, Manifest, Shard, load_manifest
-from pipeline.plan import Plan
-from pipeline.schema import SPLITS, Item
-from pipeline.sources import open_source
+from pipeline.publish import find_shards, locked_output
+from pipeline.repair import repair_shards
+from pipeline.schema import SPLITS
 from pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, masked_crc
-
-_SHOWN_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -312,7 +295,7 @@ def summary(folder: Path, manifest: Manifest, findings: Sequence[Finding]) -> li
     lines = []
     if damaged:
         lines = [
-            f"{len(damaged):,} of {len(shards):,} shards damaged: {_some(damaged)}",
+            f"{len(damaged):,} of {len(shards):,} shards damaged: {name_some(damaged)}",
             "rebuild only them: python -m pipeline.verify "
             + shlex.join([str(folder), "--repair", "--input", manifest.source["uri"]]),
         ]
@@ -323,7 +306,7 @@ def summary(folder: Path, manifest: Manifest, findings: Sequence[Finding]) -> li
         )
     strays = [f.file for f in findings if f.file not in {MANIFEST_FILE, *damaged}]
     if strays:
-        lines.append(f"{len(strays):,} stray files, to be moved away by hand: {_some(strays)}")
+        lines.append(f"{len(strays):,} stray files, to be moved away by hand: {name_some(strays)}")
     return lines
 
 
@@ -332,11 +315,6 @@ def damaged_shards(manifest: Manifest, findings: Iterable[Finding]) -> list[str]
     named = {finding.file for finding in findings}
     shards = (shard.file for split in manifest.splits.values() for shard in split.shards)
     return [file for file in shards if file in named]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _repair(folder: Path, manifest: Manifest, uri: str | None) -> list[Finding]:
@@ -348,101 +326,8 @@ def _repair(folder: Path, manifest: Manifest, uri: str | None) -> list[Finding]:
         return findings
     uri = uri or manifest.source["uri"]
     repair_shards(folder, manifest, files=damaged, uri=uri)
-    print(printable(f"rebuilt {len(damaged):,} shards from {uri}: {_some(damaged)}"))
+    print(printable(f"rebuilt {len(damaged):,} shards from {uri}: {name_some(damaged)}"))
     return [finding for finding in findings if finding.file not in damaged]
-
-
-def repair_shards(folder: Path, manifest: Manifest, *, files: Sequence[str], uri: str) -> None:
-    """Rebuild the shards `files` from `uri` and put each in its place; touch no other.
-
-    The caller holds `locked_output`. Only the images of these shards are decoded. Raises UsageError
-    if `uri` is not what the data set was built from, WorkError if a shard comes out different.
-    """
-    build, items = _plan_again(folder, manifest, uri)
-    places = {
-        build.shard_name(split, shard): (split, shard)
-        for split in SPLITS
-        for shard in range(build.plan.shards(split))
-    }
-    foreign = [file for file in files if file not in places]
-    if foreign:
-        raise UsageError(
-            f"{folder / MANIFEST_FILE} is damaged: no build names a shard {_some(foreign)}; build again"
-        )
-    members: dict[tuple[str, int], list[tuple[int, Item]]] = {places[file]: [] for file in files}
-    for item in items:
-        place, ordered = place_item(item, build)
-        if place in members:
-            members[place].append(ordered)
-    _move_into_place(build, manifest, _write_shards(build, members))
-
-
-def _plan_again(folder: Path, manifest: Manifest, uri: str) -> tuple[Build, list[Item]]:
-    """The build that made the data set, and all its items. Raises UsageError if it is another."""
-    source = open_source(uri, seed=manifest.seed)
-    listing = list_images(source.list(), uri=uri, classes=manifest.classes)
-    options = dict(manifest.options)
-    max_pixels = options.pop("max_pixels", 0)
-    try:
-        plan = Plan(seed=manifest.seed, **options)
-        build = plan_build(
-            source,
-            listing,
-            output=folder,
-            plan=plan,
-            spec=manifest.image,
-            max_rejects=0,
-            max_pixels=max_pixels,
-        )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{folder / MANIFEST_FILE}: no build has these options: {error}"
-        ) from error
-    if build.digest != manifest.digest:
-        raise UsageError(
-            f"--input: {uri} is not what {folder} was built from, {manifest.source['uri']} as it was "
-            f"then: its {len(listing.items):,} images, their names and sizes give digest "
-            f"{build.digest}, the manifest has {manifest.digest}; give the input as it was"
-        )
-    return build, listing.items
-
-
-def _write_shards(
-    build: Build, members: dict[tuple[str, int], list[tuple[int, Item]]]
-) -> list[ShardResult]:
-    total = sum(map(len, members.values()))
-    record_bytes = build.layout.record_bytes
-    with (
-        Progress(lambda: written_bytes(build) // record_bytes, total=total, unit="images"),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        return list(pool.map(lambda place: write_shard(build, *place, members[place])[0], members))
-
-
-def _move_into_place(build: Build, manifest: Manifest, results: Iterable[ShardResult]) -> None:
-    """Move the shards that came out as the manifest says. Raises WorkError if any did not."""
-    shards = (shard for split in manifest.splits.values() for shard in split.shards)
-    stated = {shard.file: shard.sha256 for shard in shards}
-    different = []
-    for result in results:
-        file = result.shard.file
-        if result.shard.sha256 == stated[file]:
-            os.replace(build.staging / file, build.output / file)
-        else:
-            different.append(file)
-    shutil.rmtree(build.staging)
-    if different:
-        here = {"pillow": PIL.__version__, "numpy": np.__version__}
-        raise WorkError(
-            f"{len(different):,} shards came out other than the manifest says and were not put in "
-            f"place: {_some(different)}; either a file of {build.source.uri} has changed within, or "
-            f"this machine decodes differently (the build had {_versions(manifest.versions)}, here is "
-            f"{_versions(here)})"
-        )
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {versions.get(name, 'unknown')}" for name in ("pillow", "numpy"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ FLOORS = [
     {"pipeline"},  # __version__
     {"pipeline.errors"},
     {"pipeline.console", "pipeline.files", "pipeline.hashing", "pipeline.schema"},
-    {"pipeline.example", "pipeline.listing", "pipeline.plan", "pipeline.tfrecord"},
+    {"pipeline.duplicates", "pipeline.example", "pipeline.listing", "pipeline.plan"}
+    | {"pipeline.tfrecord"},
     {"pipeline.manifest", "pipeline.images", "pipeline.order", "pipeline.sources"},
     {"pipeline.sources.sample_subject"},
     {"pipeline.sources.sample_images"},
@@ -25,7 +26,8 @@ FLOORS = [
         *("pipeline.sources.sample", "pipeline.reader"),
     },
     {"pipeline.build", "pipeline.dataset"},
-    {"pipeline.preview", "pipeline.verify"},
+    {"pipeline.publish", "pipeline.repair", "pipeline.preview"},
+    {"pipeline.verify"},
     {"beam_jobs", "model"},
     {"beam_jobs.options", "beam_jobs.runners", "beam_jobs.transforms", "model.config"},
     {"beam_jobs.build_records", "model.network", "model.runs"},

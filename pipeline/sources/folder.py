@@ -45,8 +45,9 @@ class FolderSource:
         """The bytes of one file. Raises ImageRejected, or WorkError if a listed file is gone."""
         path = os.path.join(self.root, key)
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+            with open(path, "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size  # reading up to a limit would map that much
+                data = file.readall() if size <= MAX_FILE_BYTES else None
         except FileNotFoundError:
             if os.path.islink(path):
                 raise ImageRejected("unreadable", "a link that points nowhere") from None
@@ -58,8 +59,8 @@ class FolderSource:
             ) from None
         except OSError as error:
             raise ImageRejected("unreadable", describe_os_error(error)) from error
-        if len(data) > MAX_FILE_BYTES:
-            raise ImageRejected("too-large", f"the file has more than {MAX_FILE_BYTES} bytes")
+        if data is None:
+            raise ImageRejected("too-large", f"the file has {size} bytes")
         return data
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import build as build_module
 from pipeline.errors import WorkError
+from pipeline.files import file_sha256
 from pipeline.manifest import load_manifest
+from pipeline.publish import find_shards, locked_output
 from pipeline.sources.folder import FolderSource
 from tests.conftest import build, write_pairs
 
@@ -26,7 +27,7 @@ def shards(folder: Path) -> dict[str, str]:
     """sha256 by file, as the manifest has them and as the files are."""
     manifest = load_manifest(folder)
     known = {s.file: s.sha256 for split in manifest.splits.values() for s in split.shards}
-    assert known == {p.name: build_module.file_sha256(p) for p in build_module.find_shards(folder)}
+    assert known == {p.name: file_sha256(p) for p in find_shards(folder)}
     return known
 
 
@@ -161,7 +162,7 @@ def test_a_build_killed_in_the_middle_is_finished_by_the_same_command(tmp_path):
 
 
 def test_two_builds_into_one_output_do_not_mix(image_folder, tmp_path, capsys):
-    with build_module.locked_output(tmp_path / "out"):
+    with locked_output(tmp_path / "out"):
         assert build("--input", image_folder, "--output", tmp_path / "out", *SIZE) == 2
     assert "another build is writing" in capsys.readouterr().err
 

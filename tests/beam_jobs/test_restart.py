@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import find_shards
 from pipeline.files import file_sha256
 from pipeline.manifest import load_manifest
+from pipeline.publish import find_shards
 from tests.conftest import build, write_pairs
 
 SIZE = ("--image_size", "32x40", "--classes", "faces,comics", "--shards", "6")

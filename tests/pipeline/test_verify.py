@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import verify as verify_module
-from pipeline.build import find_shards, locked_output
 from pipeline.example import decode_example, encode_example
 from pipeline.files import file_sha256
 from pipeline.manifest import load_manifest
+from pipeline.publish import find_shards, locked_output
 from pipeline.sources.folder import FolderSource
 from pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame, masked_crc
 from pipeline.verify import main, verify_records, verify_shard

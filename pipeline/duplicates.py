@@ -1,0 +1,76 @@
+"""Pictures that stand on both sides of a border, found without bringing all pictures together.
+
+Records with the same pixels under two labels: one label must be wrong. In two splits: the test holds
+what the training has seen. Sixteen bytes stand for the pixels, and records meet by those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+MARK_BYTES = 16
+
+
+class Fingerprint(NamedTuple):
+    """What stands for one record's pixels, and whose they are."""
+
+    mark: bytes
+    key: str
+    label: int
+    split: str
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Records with the same pixels on both sides of a border.
+
+    mark: hexadecimal; records: key, label and split of each, sorted by key.
+    """
+
+    mark: str
+    over_classes: bool
+    over_splits: bool
+    records: tuple[tuple[str, int, str], ...]
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """A line of `duplicates.jsonl`, the labels as names."""
+        records = [
+            {"key": key, "class": classes[label], "split": split}
+            for key, label, split in self.records
+        ]
+        return asdict(self) | {"records": records}
+
+
+def mark_of(pixels: bytes) -> bytes:
+    """Sixteen bytes that differ wherever pixels do."""
+    return hashlib.sha256(pixels).digest()[:MARK_BYTES]
+
+
+def deal_fingerprints(
+    fingerprints: Iterable[Fingerprint], hands: int
+) -> Iterator[tuple[int, list[tuple[bytes, str, int, str]]]]:
+    """`fingerprints` dealt into `hands` lists by their marks: like ones get into one hand."""
+    dealt: dict[int, list[tuple[bytes, str, int, str]]] = {}
+    for fingerprint in fingerprints:
+        hand = int.from_bytes(fingerprint.mark[:4], "big") * hands >> 32
+        dealt.setdefault(hand, []).append(tuple(fingerprint))
+    yield from dealt.items()
+
+
+def crossing_duplicates(
+    hand: tuple[int, Iterable[Iterable[tuple[bytes, str, int, str]]]],
+) -> Iterator[Duplicate]:
+    """Those duplicates of one hand, (number, lists of fingerprints), that cross a border."""
+    _, lists = hand
+    by_mark: dict[bytes, list[tuple[str, int, str]]] = {}
+    for fingerprints in lists:
+        for mark, *record in fingerprints:
+            by_mark.setdefault(mark, []).append(tuple(record))
+    for mark, records in by_mark.items():
+        over_classes = len({label for _, label, _ in records}) > 1
+        over_splits = len({split for _, _, split in records}) > 1
+        if over_classes or over_splits:
+            yield Duplicate(mark.hex(), over_classes, over_splits, tuple(sorted(records)))
