@@ -18,7 +18,7 @@ from beam_jobs.runners import counter_value, make_pipeline, quiet_workers, run_p
 from beam_jobs.transforms import KEPT_SHARDS, BuildRecords
 from pipeline.build import Build, pack_items, plan_build, written_bytes
 from pipeline.console import Progress, table
-from pipeline.errors import UsageError, command
+from pipeline.errors import UsageError, command, leave
 from pipeline.example import make_layout
 from pipeline.files import BUFFER_BYTES, write_aside
 from pipeline.listing import Listing, list_images
@@ -195,4 +195,4 @@ def _counts(counts: dict[str, int], where: Path | None) -> str:
 if __name__ == "__main__":
     from beam_jobs.build_records import main  # Beam pickles by module: never from __main__
 
-    sys.exit(main())
+    leave(main())

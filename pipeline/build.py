@@ -167,7 +167,7 @@ def write_shard(
         if finished:
             return finished, _read_fingerprints(build, split, name)
         build.staging.mkdir(parents=True, exist_ok=True)
-        tally = _Tally(split, len(build.classes))
+        tally = _Tally(split, len(build.classes), build.spec.num_bytes)
         examples = _examples(build, sorted(members), tally)
         written = write_records(build.staging / name, examples)
         made = Shard(name, *written, tuple(tally.records_per_class))
@@ -187,6 +187,7 @@ class _Tally:
 
     split: str
     num_classes: int
+    image_bytes: int
     rejects: list[Reject] = field(default_factory=list)
     fingerprints: list[Fingerprint] = field(default_factory=list)
     pixel_sum: int = 0
@@ -194,9 +195,11 @@ class _Tally:
 
     def __post_init__(self) -> None:
         self.records_per_class = [0] * self.num_classes
+        self._levels = np.empty(self.image_bytes)
 
     def add(self, pixels: np.ndarray, record: Record) -> None:
-        levels = pixels.ravel().astype(np.float64)  # sums of integers: exact below 2**53
+        levels = self._levels  # float64: sums of integers are exact below 2**53
+        np.copyto(levels, pixels.reshape(-1))
         self.pixel_sum += int(levels.sum())
         self.pixel_square_sum += int(levels @ levels)
         self.records_per_class[record.label] += 1

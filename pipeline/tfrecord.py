@@ -58,13 +58,27 @@ def write_records(path: Path, records: Iterable[bytes]) -> Written:
     count = size = 0
     sha256 = hashlib.sha256()
     with write_aside(path) as file:
-        for record in records:
-            framed = frame(record)
-            file.write(framed)
-            sha256.update(framed)
-            size += len(framed)
-            count += 1
+        for framed in _in_blocks(map(frame, records)):
+            block = b"".join(framed)
+            file.write(block)
+            sha256.update(block)
+            size += len(block)
+            count += len(framed)
     return Written(count, size, sha256.hexdigest())
+
+
+def _in_blocks(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """`records` in lists of about a mebibyte: hashing and writing each alone costs threads dear."""
+    block: list[bytes] = []
+    size = 0
+    for record in records:
+        block.append(record)
+        size += len(record)
+        if size >= BUFFER_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def read_records(path: Path) -> Iterator[bytes]:
