@@ -35,11 +35,11 @@ class BuildRecords(beam.PTransform):
             | WriteShards(self.build)  # ShardResult, and beside it fingerprints
         )
         duplicates = written[_FINGERPRINTS] | FindDuplicates()  # Duplicate
-        publish = beam.Map(publish_results, self.build, beam.pvalue.AsList(duplicates))
         return (
-            written[None]  # ShardResult
-            | "Collect" >> beam.combiners.ToList()  # list of ShardResult
-            | "Publish" >> publish  # Manifest
+            (written[None], duplicates)
+            | "AllThatIsKnown" >> beam.Flatten()  # ShardResult or Duplicate
+            | "Collect" >> beam.GroupBy(lambda known: None)  # None, iterable of all of them
+            | "Publish" >> beam.Map(publish_known, self.build)  # Manifest
         )
 
 
@@ -79,8 +79,12 @@ def write_grouped(
         yield beam.pvalue.TaggedOutput(_FINGERPRINTS, hand)
 
 
-def publish_results(
-    results: Iterable[ShardResult], build: Build, duplicates: Iterable[Duplicate]
+def publish_known(
+    collected: tuple[None, Iterable[ShardResult | Duplicate]], build: Build
 ) -> Manifest:
-    """`publish`, with the arguments in Beam's order."""
+    """`publish` with all that the workers found out."""
+    _, known = collected
+    results, duplicates = [], []
+    for fact in known:
+        (results if isinstance(fact, ShardResult) else duplicates).append(fact)
     return publish(build, results, duplicates)

@@ -74,13 +74,15 @@ def publish(
 def _check_rejects(build: Build, rejects: list[Reject]) -> None:
     if len(rejects) <= build.max_rejects and len(rejects) < build.total:
         return
+    allowed = f"--max_rejects allows {build.max_rejects}"
+    if len(rejects) == build.total:
+        allowed = "none is left"
     reasons = Counter(reject.reason for reject in rejects)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     keys = ", ".join(reject.key for reject in rejects[:10])
     raise WorkError(
-        f"{len(rejects)} of {build.total} images were refused, --max_rejects allows "
-        f"{build.max_rejects}: {counts}; the first: {keys}; nothing was published: mend the files, "
-        "or raise --max_rejects"
+        f"{len(rejects)} of {build.total} images were refused, {allowed}: {counts}; the first: {keys}; "
+        "nothing was published: mend the files, or raise --max_rejects"
     )
 
 
