@@ -25,7 +25,6 @@ from pipeline.listing import Listing, list_images
 from pipeline.manifest import DUPLICATES_FILE, REJECTS_FILE, Manifest, load_manifest
 from pipeline.plan import make_plan
 from pipeline.publish import find_finished, locked_output
-from pipeline.schema import Item
 from pipeline.sources import Source, open_source
 from pipeline.sources.archive import ZipSource
 from pipeline.sources.kaggle import KaggleUnavailable
@@ -45,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"NOTICE: {notice}", file=sys.stderr)
     listing = list_images(source.list(), uri=source.uri, classes=_classes(options, source))
     build = _plan(options, source, listing, notice)
+    names = list(pack_items(listing.items))
+    del listing  # a build of millions has better use for the memory
     with locked_output(options.output):
         start = time.monotonic()
         finished = find_finished(build, overwrite=options.overwrite)
-        kept = 0 if finished else _run(options, build, listing.items)
+        kept = 0 if finished else _run(options, build, names)
         manifest = finished or load_manifest(options.output)
     print(summary(manifest, options.output, seconds=time.monotonic() - start, kept=kept,
                   nothing_to_do=bool(finished)))  # fmt: skip
@@ -136,10 +137,10 @@ def _plan(options: BuildOptions, source: Source, listing: Listing, notice: str) 
     )
 
 
-def _run(options: BuildOptions, build: Build, items: list[Item]) -> int:
+def _run(options: BuildOptions, build: Build, names: list[bytes]) -> int:
     """Run the pipeline; how many shards an earlier, unfinished run had left ready."""
     pipeline = make_pipeline(options.runner, options.beam)
-    pipeline | "Names" >> beam.Create(pack_items(items), reshuffle=False) | BuildRecords(build)
+    pipeline | "Names" >> beam.Create(names, reshuffle=False) | BuildRecords(build)
     record_bytes = build.layout.record_bytes
 
     def images_done() -> int:

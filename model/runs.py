@@ -46,7 +46,7 @@ class TrainedOn:
 def create_run_folder(asked: Path | None, *, default_name: str, overwrite: bool) -> Path:
     """A new, empty folder. Raises UsageError if `asked` is taken and not to be overwritten."""
     folder = asked or _first_free(Path("runs") / default_name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _is_taken(folder):
         if not overwrite:
             raise UsageError(
                 f"--run: {folder} is there already; give another name, or --overwrite to replace it"
@@ -58,9 +58,13 @@ def create_run_folder(asked: Path | None, *, default_name: str, overwrite: bool)
     return folder
 
 
+def _is_taken(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
 def _first_free(folder: Path) -> Path:
     candidate, number = folder, 1
-    while candidate.exists():
+    while _is_taken(candidate):
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate

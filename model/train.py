@@ -66,7 +66,6 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
     network = build_network(config.network, manifest.image)
     network.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
-    write_json(folder / CONFIG_FILE, config_json(config, manifest, _versions()))
     part = {
         "batch_size": config.batch_size,
         "examples": config.examples,
@@ -76,6 +75,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     validation = None
     if config.validation_fraction:
         validation = evaluation_dataset(config.records, split="validation", **part)
+    write_json(folder / CONFIG_FILE, config_json(config, manifest, _versions()))
     start = time.monotonic()
     history = network.fit(
         stream,

@@ -197,13 +197,14 @@ class _Tally:
         self.records_per_class = [0] * self.num_classes
         self._levels = np.empty(self.image_bytes)
 
-    def add(self, pixels: np.ndarray, record: Record) -> None:
+    def add(self, record: Record) -> None:
         levels = self._levels  # float64: sums of integers are exact below 2**53
-        np.copyto(levels, pixels.reshape(-1))
-        self.pixel_sum += int(levels.sum())
-        self.pixel_square_sum += int(levels @ levels)
+        np.copyto(levels, np.frombuffer(record.image, np.uint8))
+        total, squares = int(levels.sum()), int(levels @ levels)
+        self.pixel_sum += total
+        self.pixel_square_sum += squares
         self.records_per_class[record.label] += 1
-        mark = mark_of(record.image)
+        mark = mark_of(record.image, pixel_sum=total, pixel_square_sum=squares)
         self.fingerprints.append(Fingerprint(mark, record.key, record.label, self.split))
 
 
@@ -217,7 +218,7 @@ def _examples(build: Build, members: Iterable[Member], tally: _Tally) -> Iterato
             continue
         bucket = bucket_of(build.plan.seed, group_of(key, build.plan.group_by))
         record = Record(pixels.tobytes(), label, bucket, key)
-        tally.add(pixels, record)
+        tally.add(record)
         yield encode_example(record, build.layout)
 
 
@@ -240,9 +241,10 @@ def _finished_shard(build: Build, name: str) -> ShardResult | None:
 
 def _read_fingerprints(build: Build, split: str, name: str) -> list[Fingerprint]:
     staged = build.staging / name
-    records = read_records(staged if staged.exists() else build.output / name)
-    found = (decode_example(data, build.layout) for data in records)
-    return [Fingerprint(mark_of(r.image), r.key, r.label, split) for r in found]
+    tally = _Tally(split, len(build.classes), build.spec.num_bytes)
+    for data in read_records(staged if staged.exists() else build.output / name):
+        tally.add(decode_example(data, build.layout))
+    return tally.fingerprints
 
 
 def is_whole(path: Path, shard: Shard) -> bool:

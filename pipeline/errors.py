@@ -73,7 +73,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[s
         try:
             return main(argv)
         except KeyboardInterrupt:
-            print("interrupted; the same command begins again", file=sys.stderr)
+            print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of our output (head, less) has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -190,6 +190,14 @@ def test_training_on_broken_records_gets_one_clear_line(broken, tmp_path, capsys
     assert len(error.splitlines()) == 1
 
 
+def test_a_training_that_could_not_begin_leaves_its_folder_free(broken, records, tmp_path):
+    cut(broken)
+    options = ("--conv", 1, "--units", 4, "--epochs", 1, "--run", tmp_path / "run")
+    assert run_train("--records", broken, *options) == 1
+    assert list((tmp_path / "run").iterdir()) == []
+    assert run_train("--records", records, *options) == 0
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -74,6 +74,13 @@ def test_every_kind_of_pixel_comes_out_as_gray(data, level):
     assert (pixels == level).all()
 
 
+def test_a_format_is_known_by_content_whatever_the_name_says():
+    """WebP bytes under a .jpg name, as downloads from the web have them, and AVIF."""
+    for kind in ("WEBP", "AVIF"):
+        pixels = decode_image(encoded(Image.new("RGB", (50, 60), (90, 90, 90)), kind), GRAY)
+        assert np.abs(pixels.astype(int) - 90).max() <= 2
+
+
 def test_strips_of_a_tall_image_make_no_seam():
     ramp = np.arange(700, dtype=np.uint16).repeat(5).reshape(700, 5) * 90
     data = encoded(Image.fromarray(ramp))

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import socket
 import sys
 import threading
@@ -20,9 +21,13 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.build_records import choose_source
+from beam_jobs.options import parse_build_options
 from pipeline.errors import UsageError, WorkError
+from pipeline.manifest import load_manifest
 from pipeline.sources import kaggle
 from pipeline.sources.kaggle import KaggleDataset, KaggleUnavailable, fetch, parse_kaggle
+from tests.conftest import build
 from tests.pipeline.kaggle_standin import API_PORT, SIGNATURE, StandIn, serve
 
 pytestmark = pytest.mark.skipif(
@@ -441,3 +446,70 @@ def test_two_at_once_download_once(server: StandIn, flowers_zip: Path) -> None:
         thread.join()
     assert flowers_zip.read_bytes() == server.content
     assert server.ranges() == [None]
+
+
+@pytest.fixture
+def image_zip(image_folder: Path, tmp_path: Path) -> bytes:
+    """The images of `image_folder`, as Kaggle would pack them: one folder deeper."""
+    return Path(
+        shutil.make_archive(
+            str(tmp_path / "set"), "zip", image_folder.parent, base_dir=image_folder.name
+        )
+    ).read_bytes()
+
+
+BUILD = ("--input", "kaggle:ada/five-flowers", "--image_size", "32x40")
+
+
+def test_a_build_from_kaggle_has_the_same_images_and_no_secret(
+    server: StandIn, image_zip: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    server.content = image_zip
+    server.cuts = [len(image_zip) // 2]
+    assert build(*BUILD, "--output", tmp_path / "out") == 0
+    assert server.ranges()[-1].startswith("bytes=")  # cut off once, and resumed
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.source == {"uri": "kaggle:ada/five-flowers"}
+    assert sum(split.records for split in manifest.splits.values()) == 240
+    shown = "".join(capfd.readouterr())
+    written = "".join(path.read_text(errors="ignore") for path in (tmp_path / "out").iterdir())
+    for secret in (TOKEN, SIGNATURE):
+        assert secret not in shown + written
+
+
+def test_a_build_that_kaggle_refuses_gets_one_line(
+    server: StandIn, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    server.api_answers = [(403, b"")]
+    assert build(*BUILD, "--output", tmp_path / "out") == 1
+    error = capfd.readouterr().err
+    assert "not permitted" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_for_remote_workers_the_archive_is_copied_once_to_the_temporary_location(
+    server: StandIn, image_zip: bytes, tmp_path: Path
+):
+    server.content = image_zip
+    remote = ("--runner", "FlinkRunner", "--temp_location", str(tmp_path / "shared"))
+    options = parse_build_options([*BUILD, *remote])
+    source, notice = choose_source(options)
+    (copy,) = (tmp_path / "shared").iterdir()
+    assert notice == ""
+    assert source.path == str(copy)
+    assert copy.read_bytes() == image_zip
+    before = copy.stat().st_mtime_ns
+    again, _ = choose_source(options)
+    assert again == source
+    assert copy.stat().st_mtime_ns == before
+    assert sum(1 for _ in source.list()) == sum(1 for _ in zipfile.ZipFile(copy).infolist())
+
+
+@pytest.mark.parametrize("location", [(), ("--temp_location", "gs://bucket/folder")], ids=str)
+def test_remote_workers_need_a_place_that_they_can_read(
+    server: StandIn, image_zip: bytes, location: tuple[str, ...]
+):
+    server.content = image_zip
+    options = parse_build_options([*BUILD, "--runner", "FlinkRunner", *location])
+    with pytest.raises(UsageError, match="--temp_location: .* give a folder that all of them see"):
+        choose_source(options)
