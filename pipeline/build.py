@@ -25,7 +25,7 @@ from pipeline.files import file_sha256, write_text
 from pipeline.images import DEFAULT_MAX_PIXELS, decode_image
 from pipeline.listing import Listing
 from pipeline.manifest import Shard
-from pipeline.plan import Plan, bucket_of, group_of, place, plan_digest, survey
+from pipeline.plan import Plan, bucket_of, group_of, order_of, place, plan_digest, survey
 from pipeline.schema import ImageSpec, Item, Record
 from pipeline.sources import Source
 from pipeline.tfrecord import read_records, write_records
@@ -33,8 +33,8 @@ from pipeline.tfrecord import read_records, write_records
 STAGING_FOLDER = ".building"
 _BLOCK_ITEMS = 4096
 
-Member = tuple[int, str, int]
-"""An item in its shard: order, key, label."""
+Member = tuple[str, int]
+"""An item in its shard: key and label."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def place_block(block: bytes, build: Build) -> Iterator[tuple[tuple[str, int], l
     shards: dict[tuple[str, int], list[Member]] = {}
     for values in json.loads(zlib.decompress(block)):
         item = Item(*values)
-        split, shard, order = place(item, build.plan)
-        shards.setdefault((split, shard), []).append((order, item.key, item.label))
+        split, shard, _ = place(item, build.plan)
+        shards.setdefault((split, shard), []).append((item.key, item.label))
     yield from shards.items()
 
 
@@ -168,8 +168,8 @@ def write_shard(
             return finished, _read_fingerprints(build, split, name)
         build.staging.mkdir(parents=True, exist_ok=True)
         tally = _Tally(split, len(build.classes), build.spec.num_bytes)
-        examples = _examples(build, sorted(members), tally)
-        written = write_records(build.staging / name, examples)
+        ordered = sorted(members, key=lambda m: (order_of(build.plan.seed, m[0]), m[0]))
+        written = write_records(build.staging / name, _examples(build, ordered, tally))
         made = Shard(name, *written, tuple(tally.records_per_class))
         result = ShardResult(made, tuple(tally.rejects), tally.pixel_sum, tally.pixel_square_sum)
         write_text(_facts_path(build, name), json.dumps(asdict(result)))
@@ -209,7 +209,7 @@ class _Tally:
 
 
 def _examples(build: Build, members: Iterable[Member], tally: _Tally) -> Iterator[bytes]:
-    for _, key, label in members:
+    for key, label in members:
         try:
             data = build.source.read(key)
             pixels = decode_image(data, build.spec, max_pixels=build.max_pixels)

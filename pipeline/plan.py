@@ -77,10 +77,15 @@ def bucket_of(seed: int, group: str) -> int:
     return stable_hash(seed, "bucket", group) * BUCKETS >> HASH_BITS
 
 
+def order_of(seed: int, key: str) -> int:
+    """The 64-bit rank of an item in its split."""
+    return stable_hash(seed, "order", key)
+
+
 def place(item: Item, plan: Plan) -> Placement:
     """Where `item` goes. The shard is the high part of its order: shards in turn give the order."""
     split = split_of(plan.seed, group_of(item.key, plan.group_by), plan.test_fraction)
-    order = stable_hash(plan.seed, "order", item.key)
+    order = order_of(plan.seed, item.key)
     return Placement(split, order * plan.shards(split) >> HASH_BITS, order)
 
 
