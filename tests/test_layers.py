@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,10 @@ def test_only_evaluate_opens_the_test_split():
 @pytest.mark.parametrize("arguments", [("check",), ("format", "--check")])
 def test_ruff_is_content(arguments):
     done = subprocess.run(
-        ["ruff", *arguments, "."], cwd=ROOT, check=False, capture_output=True, text=True
+        [sys.executable, "-m", "ruff", *arguments, "."],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -160,7 +160,7 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(two_builds, small_
 
 
 def test_an_input_that_vanishes_stops_the_build_with_one_line(tmp_path):
-    folder = write_pairs(tmp_path / "images", 400)
+    folder = write_pairs(tmp_path / "images", 1500)
     arguments = ("--input", str(folder), "--output", str(tmp_path / "out"), *SIZE)
     job = subprocess.Popen([*JOB, *arguments], stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "out").glob(".building/*/*.tmp")):
