@@ -109,13 +109,7 @@ def plan_build(
     max_pixels: int = DEFAULT_MAX_PIXELS, notice: str = "",
 ) -> Build:  # fmt: skip
     """The build of `listing` under `plan`."""
-    found = survey(
-        listing.items,
-        num_classes=len(listing.classes),
-        seed=plan.seed,
-        test_fraction=plan.test_fraction,
-        group_by=plan.group_by,
-    )
+    found = survey(listing.items)
     return Build(
         source=source,
         output=output,

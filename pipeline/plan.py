@@ -10,14 +10,13 @@ import hashlib
 import json
 import math
 import posixpath
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.hashing import HASH_BITS, stable_hash
-from pipeline.schema import BUCKETS, SCHEMA_VERSION, SPLITS, ImageSpec, Item
+from pipeline.schema import BUCKETS, SCHEMA_VERSION, ImageSpec, Item
 
 GROUP_BY = ("stem", "path")
 MIN_TRAIN_SHARDS = 16
@@ -114,29 +113,23 @@ def default_shards(records: int, record_bytes: int) -> int:
 class Survey(NamedTuple):
     """What one pass over all items tells.
 
-    records: per split, items per label; longest_key: in UTF-8 bytes; digest: 128 bits over keys,
-    labels and sizes, the same in whatever order the items come.
+    longest_key: in UTF-8 bytes; digest: 128 bits over keys, labels and sizes, the same in whatever
+    order the items come.
     """
 
-    records: dict[str, tuple[int, ...]]
     longest_key: int
     digest: int
 
 
-def survey(items: Iterable[Item], *, num_classes: int, seed: int, test_fraction: float,
-           group_by: str) -> Survey:  # fmt: skip
-    """Count and digest `items` in one pass, in memory that does not grow with them."""
-    counts: Counter[tuple[str, int]] = Counter()
+def survey(items: Iterable[Item]) -> Survey:
+    """Measure and digest `items` in one pass, in memory that does not grow with them."""
     longest = digest = 0
     for item in items:
-        split = split_of(seed, group_of(item.key, group_by), test_fraction)
-        counts[split, item.label] += 1
         key = item.key.encode()
         longest = max(longest, len(key))
         line = b"%d %d %s" % (item.label, item.size, key)
         digest += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "little")
-    per_label = {s: tuple(counts[s, label] for label in range(num_classes)) for s in SPLITS}
-    return Survey(per_label, longest, digest % 2**128)
+    return Survey(longest, digest % 2**128)
 
 
 def plan_digest(
