@@ -16,14 +16,14 @@ import apache_beam as beam
 from beam_jobs.options import BuildOptions, allowed_rejects, parse_build_options
 from beam_jobs.runners import counter_value, make_pipeline, quiet_workers, run_pipeline
 from beam_jobs.transforms import KEPT_SHARDS, BuildRecords
-from pipeline.build import Build, pack_items, plan_build, written_bytes
+from pipeline.build import Build, Span, plan_build, write_names, written_bytes
 from pipeline.console import Progress, table
 from pipeline.errors import UsageError, command, leave
 from pipeline.example import make_layout
 from pipeline.files import BUFFER_BYTES, write_aside
 from pipeline.listing import Listing, list_images
 from pipeline.manifest import DUPLICATES_FILE, REJECTS_FILE, Manifest, load_manifest
-from pipeline.plan import make_plan
+from pipeline.plan import make_plan, survey
 from pipeline.publish import find_finished, locked_output
 from pipeline.sources import Source, open_source
 from pipeline.sources.archive import ZipSource
@@ -44,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"NOTICE: {notice}", file=sys.stderr)
     listing = list_images(source.list(), uri=source.uri, classes=_classes(options, source))
     build = _plan(options, source, listing, notice)
-    names = list(pack_items(listing.items))
-    del listing  # a build of millions has better use for the memory
     with locked_output(options.output):
         start = time.monotonic()
         finished = find_finished(build, overwrite=options.overwrite)
-        kept = 0 if finished else _run(options, build, names)
+        kept = 0
+        if not finished:
+            spans = write_names(build, listing.items)
+            del listing  # a build of millions has better use for the memory
+            kept = _run(options, build, spans)
         manifest = finished or load_manifest(options.output)
     print(summary(manifest, options.output, seconds=time.monotonic() - start, kept=kept,
                   nothing_to_do=bool(finished)))  # fmt: skip
@@ -115,8 +117,10 @@ def _classes(options: BuildOptions, source: Source) -> tuple[str, ...] | None:
 
 def _plan(options: BuildOptions, source: Source, listing: Listing, notice: str) -> Build:
     total = len(listing.items)
-    longest_key = max(len(item.key.encode()) for item in listing.items)
-    layout = make_layout(options.spec, num_classes=len(listing.classes), longest_key=longest_key)
+    found = survey(listing.items)
+    layout = make_layout(
+        options.spec, num_classes=len(listing.classes), longest_key=found.longest_key
+    )
     plan = make_plan(
         seed=options.seed,
         test_fraction=options.test_fraction,
@@ -128,6 +132,7 @@ def _plan(options: BuildOptions, source: Source, listing: Listing, notice: str) 
     return plan_build(
         source,
         listing,
+        found,
         output=options.output,
         plan=plan,
         spec=options.spec,
@@ -137,10 +142,10 @@ def _plan(options: BuildOptions, source: Source, listing: Listing, notice: str) 
     )
 
 
-def _run(options: BuildOptions, build: Build, names: list[bytes]) -> int:
+def _run(options: BuildOptions, build: Build, spans: list[Span]) -> int:
     """Run the pipeline; how many shards an earlier, unfinished run had left ready."""
     pipeline = make_pipeline(options.runner, options.beam)
-    pipeline | "Names" >> beam.Create(names, reshuffle=False) | BuildRecords(build)
+    pipeline | "Names" >> beam.Create(spans, reshuffle=False) | BuildRecords(build)
     record_bytes = build.layout.record_bytes
 
     def images_done() -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipeline.build import Build, Member, ShardResult, place_block, write_shard
+from pipeline.blocks import pack, unpack
+from pipeline.build import Build, Place, ShardResult, Span, place_items, read_names, write_shard
 from pipeline.duplicates import Duplicate, crossing_duplicates, deal_fingerprints
 from pipeline.manifest import Manifest
 from pipeline.publish import publish
@@ -22,16 +23,16 @@ _FINGERPRINTS = "fingerprints"
 
 @dataclass(eq=False)
 class BuildRecords(beam.PTransform):
-    """Blocks of names → a published data set. Only names go through the shuffle, never pixels."""
+    """Spans of the names file → a published data set. Names are shuffled, never pixels."""
 
     build: Build
 
-    def expand(self, blocks: beam.PCollection) -> beam.PCollection:
+    def expand(self, spans: beam.PCollection) -> beam.PCollection:
         """Wire the steps; the result is one manifest."""
         written = (
-            blocks  # bytes: a block of items
-            | "Place" >> beam.FlatMap(place_block, self.build)  # (split, shard), list of members
-            | "GroupByShard" >> beam.GroupByKey()  # (split, shard), iterable of such lists
+            spans  # (offset, length)
+            | "Place" >> beam.FlatMap(place_span, self.build)  # (split, shard), block of members
+            | "GroupByShard" >> beam.GroupByKey()  # (split, shard), iterable of such blocks
             | WriteShards(self.build)  # ShardResult, and beside it fingerprints
         )
         duplicates = written[_FINGERPRINTS] | FindDuplicates()  # Duplicate
@@ -55,23 +56,29 @@ class WriteShards(beam.PTransform):
 
 
 class FindDuplicates(beam.PTransform):
-    """(hand, list of fingerprints) → those pictures that stand on both sides of a border."""
+    """(hand, block of fingerprints) → those pictures that stand on both sides of a border."""
 
     def expand(self, dealt: beam.PCollection) -> beam.PCollection:
         """Wire `crossing_duplicates`."""
         return (
             dealt
-            | "GroupByMark" >> beam.GroupByKey()  # hand, iterable of lists of fingerprints
+            | "GroupByMark" >> beam.GroupByKey()  # hand, iterable of blocks of fingerprints
             | "Crossing" >> beam.FlatMap(crossing_duplicates)  # Duplicate
         )
 
 
+def place_span(span: Span, build: Build) -> Iterator[tuple[Place, bytes]]:
+    """`place_items` for the items that a span stands for, the members of each shard as a block."""
+    for shard, members in place_items(read_names(build, span), build.plan).items():
+        yield shard, pack(members)
+
+
 def write_grouped(
-    grouped: tuple[tuple[str, int], Iterable[list[Member]]], build: Build
+    grouped: tuple[Place, Iterable[bytes]], build: Build
 ) -> Iterator[ShardResult | beam.pvalue.TaggedOutput]:
     """`write_shard` for one group; counts the shards that an earlier run had finished."""
-    (split, shard), lists = grouped
-    members = (member for members in lists for member in members)
+    (split, shard), blocks = grouped
+    members = ((key, label) for block in blocks for key, label in unpack(block))
     result, fingerprints = write_shard(build, split, shard, members)
     Metrics.counter("inkling", KEPT_SHARDS).inc(int(result.kept))
     yield result

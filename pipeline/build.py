@@ -1,6 +1,8 @@
 """One build: what it makes, and one shard of it.
 
-    <output>/.building/<digest>/   shards and, beside each, what is known of it: <shard>.json
+    <output>/.building/<digest>/names         what is to be built: blocks of keys and labels
+    <output>/.building/<digest>/<shard>       a shard and, beside it,
+    <output>/.building/<digest>/<shard>.json  what is known of it
 
 A build that was killed is begun again by the same command: `write_shard` keeps what is finished,
 known by its sha256, and makes the rest. Nothing here knows Beam, so a shard can also be made alone.
@@ -10,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,20 +19,28 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.blocks import pack, unpack
 from pipeline.duplicates import Fingerprint, mark_of
 from pipeline.errors import ImageRejected, WorkError, describe_os_error
 from pipeline.example import Layout, decode_example, encode_example, make_layout
-from pipeline.files import file_sha256, write_text
+from pipeline.files import file_sha256, write_aside, write_text
 from pipeline.images import DEFAULT_MAX_PIXELS, decode_image
 from pipeline.listing import Listing
 from pipeline.manifest import Shard
-from pipeline.plan import Plan, bucket_of, group_of, order_of, place, plan_digest, survey
+from pipeline.plan import Plan, Survey, bucket_of, group_of, order_of, place, plan_digest
 from pipeline.schema import ImageSpec, Item, Record
 from pipeline.sources import Source
 from pipeline.tfrecord import read_records, write_records
 
 STAGING_FOLDER = ".building"
+_NAMES_FILE = "names"
 _BLOCK_ITEMS = 4096
+
+Span = tuple[int, int]
+"""A block of the names file: offset and length, bytes."""
+
+Place = tuple[str, int]
+"""A shard: its split and its number in it."""
 
 Member = tuple[str, int]
 """An item in its shard: key and label."""
@@ -105,11 +114,10 @@ class ShardResult:
 
 
 def plan_build(
-    source: Source, listing: Listing, *, output: Path, plan: Plan, spec: ImageSpec, max_rejects: int,
-    max_pixels: int = DEFAULT_MAX_PIXELS, notice: str = "",
+    source: Source, listing: Listing, found: Survey, *, output: Path, plan: Plan, spec: ImageSpec,
+    max_rejects: int, max_pixels: int = DEFAULT_MAX_PIXELS, notice: str = "",
 ) -> Build:  # fmt: skip
-    """The build of `listing` under `plan`."""
-    found = survey(listing.items)
+    """The build of `listing`, of which `found` tells, under `plan`."""
     return Build(
         source=source,
         output=output,
@@ -132,20 +140,37 @@ def plan_build(
     )
 
 
-def pack_items(items: Sequence[Item]) -> Iterator[bytes]:
-    """`items` in compressed blocks: a runner handles a block as fast as a single name."""
-    for start in range(0, len(items), _BLOCK_ITEMS):
-        yield zlib.compress(json.dumps(items[start : start + _BLOCK_ITEMS]).encode(), level=1)
+def write_names(build: Build, items: Sequence[Item]) -> list[Span]:
+    """Write `items` where all workers can read them; a span for each block of them.
+
+    So names take no room in the pipeline itself: a runner keeps what it is told several times over.
+    """
+    build.staging.mkdir(parents=True, exist_ok=True)
+    spans = []
+    with write_aside(build.staging / _NAMES_FILE) as file:
+        for start in range(0, len(items), _BLOCK_ITEMS):
+            block = pack(items[start : start + _BLOCK_ITEMS])
+            spans.append((file.tell(), len(block)))
+            file.write(block)
+    return spans
 
 
-def place_block(block: bytes, build: Build) -> Iterator[tuple[tuple[str, int], list[Member]]]:
-    """((split, shard), members) for each shard that items of a block of `pack_items` belong to."""
-    shards: dict[tuple[str, int], list[Member]] = {}
-    for values in json.loads(zlib.decompress(block)):
-        item = Item(*values)
-        split, shard, _ = place(item, build.plan)
+def read_names(build: Build, span: Span) -> list[Item]:
+    """The items of one block that `write_names` wrote. Raises OSError."""
+    offset, length = span
+    with open(build.staging / _NAMES_FILE, "rb") as file:
+        file.seek(offset)
+        block = file.read(length)
+    return [Item(*values) for values in unpack(block)]
+
+
+def place_items(items: Iterable[Item], plan: Plan) -> dict[Place, list[Member]]:
+    """Those shards that any of `items` belongs to, with their members among them."""
+    shards: dict[Place, list[Member]] = {}
+    for item in items:
+        split, shard, _ = place(item, plan)
         shards.setdefault((split, shard), []).append((item.key, item.label))
-    yield from shards.items()
+    return shards
 
 
 def write_shard(
@@ -248,7 +273,7 @@ def is_whole(path: Path, shard: Shard) -> bool:
 
 def written_bytes(build: Build) -> int:
     """Bytes of the build's shards so far, half-written ones too: what a progress line goes by."""
-    paths = (path for path in build.staging.glob("*") if path.suffix != ".json")
+    paths = (path for path in build.staging.glob("*.tfrecord*") if path.suffix != ".json")
     total = 0
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # renamed while we looked

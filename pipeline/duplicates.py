@@ -7,18 +7,19 @@ and sum of squares, which cost a tenth of a cryptographic hash and are never all
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import google_crc32c
 
+from pipeline.blocks import pack, unpack
+
 
 class Fingerprint(NamedTuple):
     """What stands for one record's pixels, and whose they are."""
 
-    mark: bytes
+    mark: str
     key: str
     label: int
     split: str
@@ -28,7 +29,7 @@ class Fingerprint(NamedTuple):
 class Duplicate:
     """Records with the same pixels on both sides of a border.
 
-    mark: hexadecimal; records: key, label and split of each, sorted by key.
+    records: key, label and split of each, sorted by key.
     """
 
     mark: str
@@ -45,33 +46,34 @@ class Duplicate:
         return asdict(self) | {"records": records}
 
 
-def mark_of(pixels: bytes, *, pixel_sum: int, pixel_square_sum: int) -> bytes:
-    """What stands for `pixels`, uint8: CRC-32C, sum and sum of squares in twenty bytes."""
-    return struct.pack(">IQQ", google_crc32c.value(pixels), pixel_sum, pixel_square_sum)
+def mark_of(pixels: bytes, *, pixel_sum: int, pixel_square_sum: int) -> str:
+    """What stands for `pixels`, uint8: CRC-32C, sum and sum of squares, 20 bytes in hexadecimal."""
+    return f"{google_crc32c.value(pixels):08x}{pixel_sum:016x}{pixel_square_sum:016x}"
 
 
 def deal_fingerprints(
     fingerprints: Iterable[Fingerprint], hands: int
-) -> Iterator[tuple[int, list[tuple[bytes, str, int, str]]]]:
-    """`fingerprints` dealt into `hands` lists by their marks: like ones get into one hand."""
-    dealt: dict[int, list[tuple[bytes, str, int, str]]] = {}
+) -> Iterator[tuple[int, bytes]]:
+    """`fingerprints` dealt into `hands` blocks by their marks: like ones get into one hand."""
+    dealt: dict[int, list[Fingerprint]] = {}
     for fingerprint in fingerprints:
-        hand = int.from_bytes(fingerprint.mark[:4], "big") * hands >> 32
-        dealt.setdefault(hand, []).append(tuple(fingerprint))
-    yield from dealt.items()
+        hand = int(fingerprint.mark[:8], 16) * hands >> 32
+        dealt.setdefault(hand, []).append(fingerprint)
+    for hand, held in dealt.items():
+        yield hand, pack(held)
 
 
 def crossing_duplicates(
-    hand: tuple[int, Iterable[Iterable[tuple[bytes, str, int, str]]]],
+    hand: tuple[int, Iterable[bytes]],
 ) -> Iterator[Duplicate]:
-    """Those duplicates of one hand, (number, lists of fingerprints), that cross a border."""
-    _, lists = hand
-    by_mark: dict[bytes, list[tuple[str, int, str]]] = {}
-    for fingerprints in lists:
-        for mark, *record in fingerprints:
+    """Those duplicates of one hand, (number, blocks of fingerprints), that cross a border."""
+    _, blocks = hand
+    by_mark: dict[str, list[tuple[str, int, str]]] = {}
+    for block in blocks:
+        for mark, *record in unpack(block):
             by_mark.setdefault(mark, []).append(tuple(record))
     for mark, records in by_mark.items():
         over_classes = len({label for _, label, _ in records}) > 1
         over_splits = len({split for _, _, split in records}) > 1
         if over_classes or over_splits:
-            yield Duplicate(mark.hex(), over_classes, over_splits, tuple(sorted(records)))
+            yield Duplicate(mark, over_classes, over_splits, tuple(sorted(records)))

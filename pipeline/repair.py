@@ -14,9 +14,9 @@ import PIL
 from pipeline.build import (
     Build,
     Member,
+    Place,
     ShardResult,
-    pack_items,
-    place_block,
+    place_items,
     plan_build,
     write_shard,
     written_bytes,
@@ -25,7 +25,7 @@ from pipeline.console import Progress, name_some
 from pipeline.errors import UsageError, WorkError
 from pipeline.listing import list_images
 from pipeline.manifest import MANIFEST_FILE, Manifest
-from pipeline.plan import Plan
+from pipeline.plan import Plan, survey
 from pipeline.schema import SPLITS, Item
 from pipeline.sources import open_source
 
@@ -48,11 +48,8 @@ def repair_shards(folder: Path, manifest: Manifest, *, files: Sequence[str], uri
             f"{folder / MANIFEST_FILE} is damaged: no build names a shard {name_some(foreign)}; "
             "build again"
         )
-    members: dict[tuple[str, int], list[Member]] = {places[file]: [] for file in files}
-    for block in pack_items(items):
-        for place, placed in place_block(block, build):
-            if place in members:
-                members[place] += placed
+    placed = place_items(items, build.plan)
+    members = {places[file]: placed.get(places[file], []) for file in files}
     _move_into_place(build, manifest, _write_shards(build, members))
 
 
@@ -67,6 +64,7 @@ def _plan_again(folder: Path, manifest: Manifest, uri: str) -> tuple[Build, list
         build = plan_build(
             source,
             listing,
+            survey(listing.items),
             output=folder,
             plan=plan,
             spec=manifest.image,
@@ -86,7 +84,7 @@ def _plan_again(folder: Path, manifest: Manifest, uri: str) -> tuple[Build, list
     return build, listing.items
 
 
-def _write_shards(build: Build, members: dict[tuple[str, int], list[Member]]) -> list[ShardResult]:
+def _write_shards(build: Build, members: dict[Place, list[Member]]) -> list[ShardResult]:
     total = sum(map(len, members.values()))
     record_bytes = build.layout.record_bytes
     with (

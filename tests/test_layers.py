@@ -16,7 +16,13 @@ PACKAGES = ("pipeline", "model", "beam_jobs")
 FLOORS = [
     {"pipeline"},  # __version__
     {"pipeline.errors"},
-    {"pipeline.console", "pipeline.files", "pipeline.hashing", "pipeline.schema"},
+    {
+        "pipeline.blocks",
+        "pipeline.console",
+        "pipeline.files",
+        "pipeline.hashing",
+        "pipeline.schema",
+    },
     {"pipeline.duplicates", "pipeline.example", "pipeline.listing", "pipeline.plan"}
     | {"pipeline.tfrecord"},
     {"pipeline.manifest", "pipeline.images", "pipeline.order", "pipeline.sources"},
