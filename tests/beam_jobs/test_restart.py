@@ -113,27 +113,6 @@ def test_twenty_kills_at_random_moments(tmp_path, mode):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a file system of its own: `small_disk("size=1m")`."""
-    mounted = []
-
-    def mount(options: str) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("needs the right to mount a tmpfs")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_stops_the_build_with_one_line_and_nothing_published(
     two_builds, small_disk, capsys
 ):
