@@ -7,16 +7,12 @@ the steps is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from pipeline.manifest import load_manifest
-from pipeline.order import batch_positions, epoch_order, steps_per_epoch
-from pipeline.reader import RecordReader, choose_examples
-from pipeline.schema import ImageSpec
+from pipeline.batches import Batches, evaluation_batches, training_batches
 
 _PARALLEL_READS = 2  # two threads fill the memory bus of a small machine; more wait for each other
 _PREFETCHED_BATCHES = 4
@@ -24,29 +20,25 @@ _PREFETCHED_BATCHES = 4
 
 def training_dataset(
     records: Path, *, batch_size: int, seed: int, epochs: int = 1, first_step: int = 0,
-    examples: int | None = None, validation_fraction: float = 0.0,
+    examples: int | None = None, validation_fraction: float = 0.0, augment: Sequence[str] = (),
     worker_index: int = 0, num_workers: int = 1,
 ) -> tf.data.Dataset:  # fmt: skip
     """(images uint8[B, H, W, C], labels int64[B]) of the training part, a new order each epoch.
 
-    Steps count through all epochs; each epoch holds every record once, its last batch may be
-    smaller. `first_step` resumes. `worker_index` of `num_workers` hosts gets its share of each
-    epoch. Cardinality is known. Raises UsageError or WorkError; a record that turns out damaged
-    raises tf.errors.OpError, whose text `pipeline.errors.find_user_error` understands.
+    Steps count through all epochs; `first_step` resumes. See `pipeline.batches.training_batches`.
     """
-    manifest = load_manifest(records)
-    reader = RecordReader(records, manifest, "train")
-    numbers, _ = choose_examples(reader, examples=examples, validation_fraction=validation_fraction)
-    share = {"batch_size": batch_size, "worker_index": worker_index, "num_workers": num_workers}
-    per_epoch = steps_per_epoch(len(numbers), **share)
-
-    def read_step(step: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, step_of_epoch = divmod(int(step), per_epoch)
-        positions = batch_positions(step_of_epoch, records=len(numbers), **share)
-        order = epoch_order(positions, records=len(numbers), seed=seed, epoch=epoch)
-        return reader.read(numbers[order])
-
-    return _stream(read_step, first_step, epochs * per_epoch, manifest.image)
+    batches = training_batches(
+        records,
+        batch_size=batch_size,
+        seed=seed,
+        epochs=epochs,
+        examples=examples,
+        validation_fraction=validation_fraction,
+        augment=augment,
+        worker_index=worker_index,
+        num_workers=num_workers,
+    )
+    return stream(batches, first_step=first_step)
 
 
 def evaluation_dataset(
@@ -55,39 +47,39 @@ def evaluation_dataset(
 ) -> tf.data.Dataset:  # fmt: skip
     """(images uint8[B, H, W, C], labels int64[B]) in stored order, each record once.
 
-    split: `test`, or `validation` for the part of the training split that `training_dataset` with
-    the same `examples` and `validation_fraction` leaves out. Raises as `training_dataset` does.
+    split: `test` or `validation`. See `pipeline.batches.evaluation_batches`.
     """
-    manifest = load_manifest(records)
-    reader = RecordReader(records, manifest, "test" if split == "test" else "train")
-    if split == "test":
-        numbers = np.arange(reader.records, dtype=np.int64)
-    else:
-        _, numbers = choose_examples(
-            reader, examples=examples, validation_fraction=validation_fraction
-        )
-
-    def read_step(step: int) -> tuple[np.ndarray, np.ndarray]:
-        return reader.read(numbers[step * batch_size : (step + 1) * batch_size])
-
-    return _stream(
-        read_step, 0, steps_per_epoch(len(numbers), batch_size=batch_size), manifest.image
+    batches = evaluation_batches(
+        records,
+        split=split,
+        batch_size=batch_size,
+        examples=examples,
+        validation_fraction=validation_fraction,
     )
+    return stream(batches)
 
 
-def _stream(
-    read_step: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    first_step: int,
-    steps: int,
-    image: ImageSpec,
+def stream(
+    batches: Batches, *, first_step: int = 0, last_step: int | None = None
 ) -> tf.data.Dataset:
+    """(images uint8[B, H, W, C], labels int64[B]) of the steps from `first_step` up to, and without,
+    `last_step`; default: to the end. Cardinality is known.
+
+    A record that turns out damaged raises tf.errors.OpError, whose text
+    `pipeline.errors.find_user_error` understands.
+    """
+    end = batches.steps if last_step is None else min(last_step, batches.steps)
+    shape = (batches.image.height, batches.image.width, batches.image.channels)
+
     def read(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.numpy_function(read_step, [step], (tf.uint8, tf.int64), stateful=False)
-        images.set_shape((None, image.height, image.width, image.channels))
+        images, labels = tf.numpy_function(
+            lambda step: batches.read(int(step)), [step], (tf.uint8, tf.int64), stateful=False
+        )
+        images.set_shape((None, *shape))
         labels.set_shape((None,))
         return images, labels
 
-    dataset = tf.data.Dataset.range(first_step, steps)
+    dataset = tf.data.Dataset.range(first_step, end)
     dataset = dataset.map(read, num_parallel_calls=_PARALLEL_READS, deterministic=True)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(max(0, steps - first_step)))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(max(0, end - first_step)))
     return dataset.prefetch(_PREFETCHED_BATCHES)

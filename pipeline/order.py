@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from pipeline.errors import UsageError
 from pipeline.hashing import stable_hash
 
 _ROUNDS = 8
@@ -52,6 +53,17 @@ def _mix(values: np.ndarray, key: int) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def check_share(*, batch_size: int, worker_index: int = 0, num_workers: int = 1) -> None:
+    """Raise UsageError unless there is such a batch and such a host."""
+    if batch_size < 1:
+        raise UsageError(f"--batch_size: must be at least 1, received {batch_size}")
+    if not 0 <= worker_index < num_workers:
+        raise UsageError(
+            "worker_index must be from 0 to num_workers - 1, received "
+            f"worker_index {worker_index} and num_workers {num_workers}"
+        )
 
 
 def steps_per_epoch(

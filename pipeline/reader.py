@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 import struct
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.buffers import Buffers
 from pipeline.errors import UsageError, WorkError
 from pipeline.manifest import Manifest, Shard
 from pipeline.schema import BUCKETS
@@ -35,12 +37,17 @@ class RecordReader:
         self._layout = manifest.layout
         self._image_shape = (manifest.image.height, manifest.image.width, manifest.image.channels)
         self._ends = np.cumsum([shard.records for shard in self._shards])
+        self._starts = self._ends - [shard.records for shard in self._shards]
         self.records = int(self._ends[-1])
         self._checked = np.zeros(self.records, bool)
+        self._buffers = Buffers()
         for shard in self._shards:
             self._check_size(shard)
-        keep_open = len(self._shards) <= _MAX_OPEN_FILES
-        self._files = [self._open(shard) for shard in self._shards] if keep_open else None
+        self._files: list[int] | None = None
+        if len(self._shards) <= _MAX_OPEN_FILES:
+            self._files = [self._open(shard) for shard in self._shards]
+        self._closer = weakref.finalize(self, _close, self._files or [])
+        self._closer.atexit = False  # threads may read until the very end
 
     def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8[B, H, W, C] and labels int64[B] of the records `numbers`, int64[B].
@@ -50,12 +57,16 @@ class RecordReader:
         """
         layout = self._layout
         image_end = layout.image_offset + layout.image_bytes
-        heads = np.empty((len(numbers), layout.image_offset), np.uint8)
-        images = np.empty((len(numbers), layout.image_bytes), np.uint8)
+        images = self._buffers.take(len(numbers), layout.image_bytes)
         tails = np.empty((len(numbers), layout.record_bytes - image_end), np.uint8)
-        self._read_into(numbers, 0, (heads, images, tails))
-        for row in np.flatnonzero(~self._checked[numbers]):
-            self._check_record(int(numbers[row]), (heads[row], images[row], tails[row]))
+        unchecked = np.flatnonzero(~self._checked[numbers])
+        if len(unchecked):
+            heads = np.empty((len(numbers), layout.image_offset), np.uint8)
+            self._read_into(numbers, 0, (heads, images, tails))
+            for row in unchecked:
+                self._check_record(int(numbers[row]), (heads[row], images[row], tails[row]))
+        else:
+            self._read_into(numbers, layout.image_offset, (images, tails))
         labels = _varints(tails, layout.label_offset - image_end, layout.label_width)
         return images.reshape(-1, *self._image_shape), labels
 
@@ -81,44 +92,44 @@ class RecordReader:
     def _read_into(self, numbers: np.ndarray, offset: int, arrays: Sequence[np.ndarray]) -> None:
         """Fill row i of each of `arrays`, one after the other, from `offset` of record i."""
         shards = np.searchsorted(self._ends, numbers, side="right")
-        starts = self._ends - [shard.records for shard in self._shards]
-        offsets = (numbers - starts[shards]) * self._layout.record_bytes + offset
+        offsets = (numbers - self._starts[shards]) * self._layout.record_bytes + offset
         expected = sum(array.shape[1] for array in arrays)
-        places = zip(shards.tolist(), offsets.tolist(), *arrays, strict=True)
-        for number, (shard, place, *rows) in enumerate(places):
-            try:
-                got = self._pread(shard, rows, place)
-            except OSError as error:
-                raise WorkError(f"{self._path(shard)}: {error.strerror}") from error
-            if got != expected:
-                raise self._damaged(int(numbers[number]), "the file ends within the record")
-
-    def _pread(self, shard: int, rows: Sequence[np.ndarray], offset: int) -> int:
-        if self._files is not None:
-            return os.preadv(self._files[shard], rows, offset)
-        file = self._open(self._shards[shard])
+        files = self._opened(shards.tolist())
+        places = zip(files, offsets.tolist(), zip(*arrays, strict=True), strict=True)
         try:
-            return os.preadv(file, rows, offset)
-        finally:
-            os.close(file)
+            for row, (file, place, buffers) in enumerate(places):
+                if os.preadv(file, buffers, place) != expected:
+                    raise self._damaged(int(numbers[row]), "the file ends within the record")
+        except OSError as error:
+            raise WorkError(
+                f"{error.filename or self._path(shards[row])}: {error.strerror}"
+            ) from error
+
+    def _opened(self, shards: Sequence[int]) -> Iterator[int]:
+        """The open file of each of `shards` in turn; of many, each is open only while it is used."""
+        if self._files is not None:
+            yield from map(self._files.__getitem__, shards)
+            return
+        for shard in shards:
+            file = self._open(self._shards[shard])
+            try:
+                yield file
+            finally:
+                os.close(file)
 
     def _check_record(self, number: int, parts: Sequence[np.ndarray]) -> None:
-        record = b"".join(part.tobytes() for part in parts)
-        header, data, footer = (
-            record[:HEADER_BYTES],
-            record[HEADER_BYTES:-FOOTER_BYTES],
-            record[-FOOTER_BYTES:],
-        )
-        length, length_crc = struct.unpack("<QI", header)
-        if length != len(data) or masked_crc(header[:8]) != length_crc:
+        record = b"".join(parts)
+        data = record[HEADER_BYTES:-FOOTER_BYTES]
+        length, length_crc = struct.unpack("<QI", record[:HEADER_BYTES])
+        if length != len(data) or masked_crc(record[:8]) != length_crc:
             raise self._damaged(number, "the length is not what the manifest and its checksum say")
-        if masked_crc(data) != struct.unpack("<I", footer)[0]:
+        if masked_crc(data) != struct.unpack("<I", record[-FOOTER_BYTES:])[0]:
             raise self._damaged(number, "the data do not match their checksum")
         self._checked[number] = True
 
     def _damaged(self, number: int, what: str) -> WorkError:
         shard = int(np.searchsorted(self._ends, number, side="right"))
-        index = number - int(self._ends[shard]) + self._shards[shard].records
+        index = number - int(self._starts[shard])
         return WorkError(f"{self._path(shard)}: record {index}: {what}; {self._advice()}")
 
     def _check_size(self, shard: Shard) -> None:
@@ -143,9 +154,8 @@ class RecordReader:
         return os.open(self._folder / shard.file, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Close the files; the reader is of no use afterwards."""
-        for file in self._files or ():
-            os.close(file)
+        """Close the files, which otherwise happens when nobody holds the reader any more."""
+        self._closer()
         self._files = []
 
     def __enter__(self) -> RecordReader:
@@ -153,6 +163,11 @@ class RecordReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _varints(rows: np.ndarray, offset: int, width: int) -> np.ndarray:

@@ -29,12 +29,50 @@ def test_the_order_is_golden():
     assert whole(10**6, seed=-3)[[0, 1, 999_999]].tolist() == [158319, 979425, 781580]
 
 
-@pytest.mark.parametrize("other", [{"epoch": 1}, {"seed": 1}])
-def test_two_orders_are_uncorrelated(other):
-    one, two = whole(20_000), whole(20_000, **other)
-    assert abs(np.corrcoef(one, two)[0, 1]) < 0.02  # ranks: numbers and positions are both 0..n-1
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"epoch": 1}),
+        ({}, {"epoch": 2}),
+        ({"epoch": 1}, {"epoch": 2}),
+        ({"epoch": 99}, {"epoch": 100}),
+        ({}, {"seed": 1}),
+        ({"seed": 1}, {"seed": 2, "epoch": 1}),
+        ({"seed": 2**62, "epoch": 7}, {"seed": 2**62, "epoch": 8}),
+    ],
+)
+def test_two_orders_are_uncorrelated(one, other):
+    one, other = whole(20_000, **one), whole(20_000, **other)
+    # Ranks: numbers and positions are both 0..n-1.
+    assert abs(np.corrcoef(np.argsort(one), np.argsort(other))[0, 1]) < 0.02
     assert abs(np.corrcoef(one, np.arange(20_000))[0, 1]) < 0.02
     assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 0.02  # neighbours tell nothing either
+
+
+CLASSES = {  # of record i; in a data set classes are mixed, but the order must not rely on it
+    "one class first": lambda numbers: numbers < 8_000,
+    "every third": lambda numbers: numbers % 3 == 0,
+    "in runs of 100": lambda numbers: numbers // 100 % 2 == 0,
+}
+
+
+@pytest.mark.parametrize("members", CLASSES.values(), ids=CLASSES)
+@pytest.mark.parametrize("batch_size", [32, 256])
+def test_classes_are_balanced_in_batches_as_in_random_samples(members, batch_size):
+    """Mean and variance of a class's count in a batch are those of the hypergeometric distribution."""
+    total, batches = 20_000, 20_000 // batch_size
+    share = members(np.arange(total)).mean()
+    counts = np.concatenate(
+        [
+            members(whole(total, epoch=epoch)[: batches * batch_size])
+            .reshape(batches, batch_size)
+            .sum(axis=1)
+            for epoch in range(20)
+        ]
+    )
+    expected = batch_size * share * (1 - share) * (total - batch_size) / (total - 1)
+    assert abs(counts.var() / expected - 1) < 4 * (2 / len(counts)) ** 0.5
+    assert abs(counts.mean() - batch_size * share) < 4 * (expected / len(counts)) ** 0.5
 
 
 def test_first_records_are_spread_evenly():

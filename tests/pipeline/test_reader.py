@@ -193,6 +193,39 @@ def test_training_and_validation_share_the_examples(records):
     assert everything == first
 
 
+def test_a_piece_of_a_stream_is_the_batches_of_its_steps(records):
+    from pipeline.batches import training_batches
+    from pipeline.dataset import stream
+
+    batches = training_batches(
+        records, batch_size=16, seed=0, epochs=2, augment=("flip", "shift", "brightness")
+    )
+    for first, last, steps in ((0, None, batches.steps), (3, 9, 6), (5, 10**6, batches.steps - 5)):
+        piece = stream(batches, first_step=first, last_step=last)
+        assert int(piece.cardinality()) == steps
+        found = list(piece.as_numpy_iterator())
+        assert len(found) == steps
+        for step, (images, labels) in enumerate(found, start=first):
+            expected = batches.read(step)
+            assert (images == expected[0]).all() and (labels == expected[1]).all()
+    assert int(stream(batches, first_step=9, last_step=3).cardinality()) == 0
+
+
+def test_training_is_augmented_and_evaluation_is_not(records):
+    from pipeline.dataset import evaluation_dataset
+
+    plain, altered = (
+        np.concatenate([i for i, _ in dataset(records, augment=names).as_numpy_iterator()])
+        for names in ((), ("brightness",))
+    )
+    assert plain.shape == altered.shape
+    changed = (plain != altered).any(axis=(1, 2, 3)).mean()
+    assert changed > 0.9  # one in 51 gets a change of zero
+    test = evaluation_dataset(records, split="test", batch_size=16)
+    stored = [image.tobytes() for images, _ in test.as_numpy_iterator() for image in images]
+    assert stored == [record["image"] for record in plain_tensorflow(records, "test")]
+
+
 def test_damage_met_by_tensorflow_comes_out_as_one_line(damaged):
     import tensorflow as tf
 
