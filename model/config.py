@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.console import Parser
+from pipeline.augment import check_augmentations
 from pipeline.errors import UsageError
 from pipeline.schema import ImageSpec
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+DEVICES = ("one", "all")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,11 @@ def max_convolutions(spec: ImageSpec) -> int:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training: the records, the network, and everything that decides the result."""
+    """One training: the records, the network, and everything that decides the result.
+
+    learning_rate: of Adam; patience: epochs without a lower validation loss before training stops,
+    None for never; precision: one of PRECISIONS; devices: `one`, or `all` of this machine's GPUs.
+    """
 
     records: Path
     network: NetworkConfig
@@ -65,6 +72,12 @@ class TrainConfig:
     validation_fraction: float
     examples: int | None
     seed: int
+    learning_rate: float
+    patience: int | None
+    augment: tuple[str, ...]
+    precision: str
+    devices: str
+    deterministic: bool
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -72,47 +85,28 @@ class TrainConfig:
                 raise UsageError(f"--{name}: must be at least 1, received {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed: must be from 0 to {2**32 - 1}, received {self.seed}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"--learning_rate: must be above 0, received {self.learning_rate}")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience: must be at least 1, received {self.patience}")
+        for name, known in (("precision", PRECISIONS), ("devices", DEVICES)):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"--{name}: must be one of {', '.join(known)}, received {getattr(self, name)!r}"
+                )
+        check_augmentations(self.augment)
+
+    @property
+    def monitored(self) -> str:
+        """The figure of an epoch by which the best one is chosen."""
+        return "val_loss" if self.validation_fraction else "loss"
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
-        """From the `training` entry of `config.json`. Raises KeyError or TypeError."""
+        """From the `training` entry of `config.json`. Raises KeyError, TypeError or UsageError."""
         known = dict(values, network=NetworkConfig(**values["network"]))
-        return cls(**dict(known, records=Path(known["records"])))
+        return cls(**dict(known, records=Path(known["records"]), augment=tuple(known["augment"])))
 
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """A training and where it goes; run: None for `runs/<model's name>`, numbered if taken."""
-
-    config: TrainConfig
-    run: Path | None
-    overwrite: bool
-
-
-def parse_train_options(argv: Sequence[str] | None) -> TrainOptions:
-    """The options in `argv` (default: the command line). Raises UsageError."""
-    parser = Parser("python -m model.train", "Train a CNN of the study's family on records.")
-    add = parser.add_argument
-    add("--records", default="tfrecords/", help="folder that build_records made")
-    add("--conv", type=int, default=5, help="3x3 convolutions, each with 2x2 max pooling")
-    add("--units", type=int, default=32, help="kernels per convolution, units per dense layer")
-    add("--dense", type=int, default=2, help="dense layers before the output")
-    add("--epochs", type=int, default=10, help="passes over the training examples")
-    add("--batch_size", type=int, default=64, help="images per step")
-    add("--validation_fraction", type=float, default=0.2, help="share of the groups to validate on")
-    add("--examples", type=int, help="use the first N training records only; default: all")
-    add("--seed", type=int, default=0, help="decides initial weights and the order of the epochs")
-    add("--run", help="folder for the results; default: runs/<name of the model>")
-    add("--overwrite", action="store_true", help="replace what is in the folder of --run")
-    given = parser.parse_strictly(argv)
-    network = NetworkConfig(given.conv, given.units, given.dense)
-    config = TrainConfig(
-        records=Path(given.records),
-        network=network,
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-        validation_fraction=given.validation_fraction,
-        examples=given.examples,
-        seed=given.seed,
-    )
-    return TrainOptions(config, Path(given.run) if given.run else None, given.overwrite)
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`; the path of the records absolute."""
+        return dict(vars(self), records=str(self.records.absolute()), network=vars(self.network))

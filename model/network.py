@@ -9,21 +9,24 @@ from model.config import NetworkConfig
 from pipeline.schema import ImageSpec
 
 
-def build_network(config: NetworkConfig, spec: ImageSpec) -> keras.Model:
+def build_network(
+    config: NetworkConfig, spec: ImageSpec, *, precision: str = "float32"
+) -> keras.Model:
     """An untrained network: uint8[B, H, W, C] → float32[B, 1], the score of class 1.
 
-    Scaling to [0, 1] is its first layer. Raises UsageError if the image is too small for the
-    convolutions.
+    Scaling to [0, 1] is its first layer. precision: `float32`, or `mixed_bfloat16` to compute all but
+    the last layer in bfloat16; the weights are float32 in either. Raises UsageError if the image is
+    too small for the convolutions.
     """
     config.check_fits(spec)
     network = keras.Sequential(name="inkling")
     network.add(keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="image"))
-    network.add(layers.Rescaling(1 / 255))
+    network.add(layers.Rescaling(1 / 255, dtype=precision))
     for _ in range(config.conv):
-        network.add(layers.Conv2D(config.units, 3, activation="relu"))
-        network.add(layers.MaxPooling2D(2))
-    network.add(layers.Flatten())
+        network.add(layers.Conv2D(config.units, 3, activation="relu", dtype=precision))
+        network.add(layers.MaxPooling2D(2, dtype=precision))
+    network.add(layers.Flatten(dtype=precision))
     for _ in range(config.dense):
-        network.add(layers.Dense(config.units, activation="relu"))
-    network.add(layers.Dense(1, activation="sigmoid", name="score"))
+        network.add(layers.Dense(config.units, activation="relu", dtype=precision))
+    network.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="score"))
     return network

@@ -2,10 +2,12 @@
 
 config.json       options, image spec, classes, digest of the records, versions
 best.weights.h5   weights of the epoch with the lowest validation loss
-history.csv       loss and accuracy of each epoch
+history.csv       a line for each epoch: seconds, images per second, loss and accuracy
 result.json       the best epoch in figures; written last: a run without one is not finished
+checkpoint.npz    where an unfinished training stands (`model.checkpoint`)
 tensorboard/      curves
-evaluation.json, predictions.csv   from `model.evaluate`
+evaluation.json, predictions.csv, gallery.json   from `model.evaluate`
+report.html       from `model.evaluate` or `model.report`
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pipeline.manifest import Manifest
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
+CHECKPOINT_FILE = "checkpoint.npz"
 WEIGHTS_FILE = "best.weights.h5"
 HISTORY_FILE = "history.csv"
 EVALUATION_FILE = "evaluation.json"
@@ -48,8 +51,11 @@ def create_run_folder(asked: Path | None, *, default_name: str, overwrite: bool)
     folder = asked or _first_free(Path("runs") / default_name)
     if _is_taken(folder):
         if not overwrite:
+            unfinished = (folder / CONFIG_FILE).exists() and not (folder / RESULT_FILE).exists()
+            how = "--resume to go on with its training, " if unfinished else ""
             raise UsageError(
-                f"--run: {folder} is there already; give another name, or --overwrite to replace it"
+                f"--run: {folder} is there already; give another name, {how}or --overwrite to "
+                "replace it"
             )
         if not (folder / CONFIG_FILE).exists():
             raise UsageError(f"--run: {folder} is no run of ours, not replaced; give another name")
@@ -70,26 +76,44 @@ def _first_free(folder: Path) -> Path:
     return candidate
 
 
+def load_config(file: Path) -> tuple[TrainConfig, TrainedOn]:
+    """How a run was to be trained, and on what, from its `config.json`.
+
+    Raises UsageError if there is none, or if it is damaged.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        trained_on = dict(values["trained_on"], classes=tuple(values["trained_on"]["classes"]))
+        return TrainConfig.from_json(values["training"]), TrainedOn(**trained_on)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{file.parent} has no {file.name}; train first: python -m model.train --run {file.parent}"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file} is not ours or damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
 def load_run(folder: Path) -> tuple[TrainConfig, TrainedOn]:
     """What a finished run was trained on and how. Raises UsageError if it is none."""
-    try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        trained_on = dict(values["trained_on"], classes=tuple(values["trained_on"]["classes"]))
-        config = TrainConfig.from_json(values["training"])
-    except FileNotFoundError:
-        raise UsageError(
-            f"--run: {folder} has no {CONFIG_FILE}; train first: python -m model.train --run {folder}"
-        ) from None
-    except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
-        raise UsageError(
-            f"--run: {folder / CONFIG_FILE} is not ours or damaged ({type(error).__name__}: {error})"
-        ) from error
+    config, trained_on = load_config(folder / CONFIG_FILE)
     if not (folder / RESULT_FILE).exists():
         raise UsageError(
-            f"--run: the training in {folder} did not finish (no {RESULT_FILE}); train it again with "
-            "--overwrite"
+            f"--run: the training in {folder} did not finish (no {RESULT_FILE}); go on with it: "
+            f"python -m model.train --run {folder} --resume"
         )
-    return config, TrainedOn(**trained_on)
+    return config, trained_on
+
+
+def finished_result(folder: Path) -> dict[str, Any] | None:
+    """What `result.json` holds; None while the run is not finished. Raises UsageError if damaged."""
+    try:
+        return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UsageError(f"{folder / RESULT_FILE} is damaged ({error}); train again") from error
 
 
 def check_same_data(trained_on: TrainedOn, manifest: Manifest, records: Path) -> None:
@@ -112,10 +136,8 @@ def config_json(
     config: TrainConfig, manifest: Manifest, versions: dict[str, str]
 ) -> dict[str, Any]:
     """The contents of `config.json`."""
-    network = vars(config.network)
-    training = dict(vars(config), records=str(config.records.absolute()), network=network)
     return {
-        "training": training,
+        "training": config.to_json(),
         "trained_on": vars(TrainedOn.of(manifest)),
         "image": vars(manifest.image),
         "versions": versions,

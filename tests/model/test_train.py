@@ -1,4 +1,4 @@
-"""Training and the honest figure, on a real data set that a small network can learn."""
+"""Training, on a real data set that a small network can learn."""
 
 from __future__ import annotations
 
@@ -6,32 +6,17 @@ import csv
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from model.config import NetworkConfig, max_convolutions
-from model.evaluate import Predictions, measure, predictions_csv
-from model.evaluate import main as evaluate
 from model.train import main as train
 from pipeline.manifest import load_manifest
 from pipeline.schema import ImageSpec
-from tests.conftest import build, write_pairs
+from tests.conftest import build
 
 
 def run_train(*arguments: object) -> int:
     return train([str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def trained(records, tmp_path_factory):
-    """A run that has seen enough to tell light drawings from dark photographs."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    status = run_train(
-        *("--records", records, "--run", folder, "--conv", 2, "--units", 16, "--dense", 1),
-        *("--epochs", 6, "--batch_size", 16),
-    )
-    assert status == 0
-    return folder
 
 
 def test_a_run_folder_holds_all_that_was_promised(trained, records):
@@ -47,47 +32,6 @@ def test_a_run_folder_holds_all_that_was_promised(trained, records):
     assert config["trained_on"]["records_digest"] == load_manifest(records).digest
     assert config["training"]["network"] == {"conv": 2, "units": 16, "dense": 1}
     assert list((trained / "tensorboard").rglob("events.out.tfevents.*"))
-
-
-def test_evaluation_is_honest_to_the_last_file(trained, records, capsys):
-    assert evaluate(["--run", str(trained)]) == 0
-    screen = capsys.readouterr().out
-    figures = json.loads((trained / "evaluation.json").read_text())
-    rows = list(csv.DictReader((trained / "predictions.csv").open()))
-    test = load_manifest(records).splits["test"]
-    assert figures["images"] == len(rows) == test.records
-    for row in rows:
-        assert row["key"].startswith(row["label"] + "/")
-        assert row["predicted"] == ("comics" if float(row["score"]) > 0.5 else "faces")
-    wrong = {row["key"] for row in rows if row["predicted"] != row["label"]}
-    assert {file["key"] for file in figures["misclassified_files"]} == wrong
-    assert figures["accuracy"] == pytest.approx(1 - len(wrong) / len(rows))
-    assert f"{len(wrong)} of {len(rows)} images misclassified" in screen
-    assert figures["accuracy"] > 0.9  # light against dark: it has learnt
-
-
-def test_loss_and_accuracy_agree_with_keras(trained, records):
-    from model.network import build_network
-    from pipeline.dataset import evaluation_dataset
-
-    assert evaluate(["--run", str(trained)]) == 0
-    figures = json.loads((trained / "evaluation.json").read_text())
-    network = build_network(NetworkConfig(2, 16, 1), load_manifest(records).image)
-    network.load_weights(trained / "best.weights.h5")
-    network.compile(loss="binary_crossentropy", metrics=["accuracy"])
-    loss, accuracy = network.evaluate(
-        evaluation_dataset(records, split="test", batch_size=16), verbose=0
-    )
-    assert figures["loss"] == pytest.approx(loss, rel=1e-4)
-    assert figures["accuracy"] == pytest.approx(accuracy)
-
-
-def test_the_same_seed_trains_the_same_network(records, tmp_path):
-    for name in ("one", "two"):
-        options = ("--conv", 1, "--units", 4, "--epochs", 2, "--seed", 7)
-        assert run_train("--records", records, "--run", tmp_path / name, *options) == 0
-    one, two = ((tmp_path / name / "history.csv").read_text() for name in ("one", "two"))
-    assert one == two
 
 
 def test_without_validation_the_best_epoch_is_the_one_of_lowest_loss(records, tmp_path):
@@ -120,29 +64,6 @@ def test_the_largest_possible_number_of_convolutions_is_the_one_that_fits(height
     assert max_convolutions(spec) == largest
     if largest:
         assert build_network(NetworkConfig(largest, 2, 0), spec).output_shape == (None, 1)
-
-
-def test_figures_by_hand():
-    predictions = Predictions(
-        keys=["a", "b", "c", "d"],
-        labels=np.array([0, 0, 1, 1]),
-        scores=np.array([0.25, 0.75, 0.4, 0.9]),
-    )
-    figures = measure(predictions, ("faces", "comics"))
-    assert figures["accuracy"] == 0.5
-    assert figures["loss"] == pytest.approx(-np.log([0.75, 0.25, 0.4, 0.9]).mean())
-    assert figures["per_class"] == {
-        "faces": {"images": 2, "misclassified": 1},
-        "comics": {"images": 2, "misclassified": 1},
-    }
-    assert [file["key"] for file in figures["misclassified_files"]] == ["b", "c"]  # worst first
-    assert predictions_csv(predictions, ("faces", "comics")).splitlines() == [
-        "key,label,score,predicted,correct",
-        "a,faces,0.250000,faces,1",
-        "b,faces,0.750000,comics,0",
-        "c,comics,0.400000,faces,0",
-        "d,comics,0.900000,comics,1",
-    ]
 
 
 @pytest.fixture
@@ -237,49 +158,3 @@ def test_three_classes_are_refused_by_a_network_with_one_unit(image_folder, tmp_
     capsys.readouterr()
     assert run_train("--records", tmp_path / "out", "--conv", 1, "--run", tmp_path / "run") == 2
     assert "has 3 classes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--image_size", "40x32", "--classes", "faces,comics"), "holds images of 40x32x1"),
-        (("--image_size", "32x40", "--classes", "comics,faces"), "the model knows faces, comics"),
-    ],
-)
-def test_evaluation_refuses_records_of_another_kind(trained, tmp_path, capsys, options, message):
-    folder = write_pairs(tmp_path / "images", 30)
-    assert build("--input", folder, "--output", tmp_path / "out", *options) == 0
-    capsys.readouterr()
-    assert evaluate(["--run", str(trained), "--records", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_evaluation_of_what_is_no_run_gets_one_clear_line(trained, tmp_path, capsys):
-    assert evaluate(["--run", str(tmp_path)]) == 2
-    assert "has no config.json" in capsys.readouterr().err
-    half = shutil.copytree(trained, tmp_path / "half")
-    (half / "result.json").unlink()
-    assert evaluate(["--run", str(half)]) == 2
-    assert "did not finish" in capsys.readouterr().err
-    damaged = shutil.copytree(trained, tmp_path / "damaged")
-    (damaged / "best.weights.h5").write_bytes(b"no weights")
-    assert evaluate(["--run", str(damaged)]) == 1
-    error = capsys.readouterr().err
-    assert "best.weights.h5 cannot be loaded" in error
-    assert len(error.splitlines()) == 1
-
-
-def test_names_from_strangers_cannot_steer_the_terminal(trained, tmp_path, capsys):
-    """A file named with an escape sequence, and certainly misclassified."""
-    folder = write_pairs(tmp_path / "images", 40)
-    for number in range(40):
-        light = folder / f"comics/{number:03d}.jpg"
-        light.rename(folder / f"faces/\x1b[2J{number}.jpg")
-        (folder / f"faces/{number:03d}.jpg").rename(light)
-    options = ("--image_size", "32x40", "--classes", "faces,comics", "--test_fraction", 0.5)
-    assert build("--input", folder, "--output", tmp_path / "out", *options) == 0
-    capsys.readouterr()
-    assert evaluate(["--run", str(trained), "--records", str(tmp_path / "out")]) == 0
-    screen = capsys.readouterr().out
-    assert "faces/\\x1b[2J" in screen
-    assert "\x1b" not in screen
