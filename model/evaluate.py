@@ -1,17 +1,22 @@
-"""The honest figure: `python -m model.evaluate --run runs/NAME` opens the test split, once."""
+"""The honest figure: `python -m model.evaluate --run runs/NAME` opens the test split, and says so.
+
+Every opening is recorded (`model.openings`), also one that fails; testing is always in float32.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model.gallery import write_gallery
+from model.metrics import Predictions, measure, predictions_csv
+from model.openings import Opening, describe_opening, model_digest, record_opening
+from model.report import SHOWN_MISCLASSIFIED, write_report
 from model.runs import (
     EVALUATION_FILE,
     PREDICTIONS_FILE,
@@ -19,33 +24,18 @@ from model.runs import (
     check_same_data,
     load_run,
 )
-from pipeline.console import Parser, table
+from pipeline.console import Parser, Progress, table
 from pipeline.errors import UsageError, WorkError, command, printable
 from pipeline.files import write_json, write_text
-from pipeline.manifest import load_manifest
+from pipeline.manifest import Manifest, load_manifest
 from pipeline.reader import RecordReader
 
-_SHOWN_FILES = 20
-_SMALLEST = 1e-7  # Keras clips probabilities to this before the logarithm
+if TYPE_CHECKING:
+    import keras
 
+    from model.config import TrainConfig
 
-@dataclass(frozen=True)
-class Predictions:
-    """keys, labels int64[N] and scores float64[N] (of class 1) of the test split, in its order."""
-
-    keys: list[str]
-    labels: np.ndarray
-    scores: np.ndarray
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """int64[N]: 1 where the score is above one half, as Keras' accuracy has it."""
-        return (self.scores > 0.5).astype(np.int64)
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """bool[N]: where the prediction is not the label."""
-        return self.predicted != self.labels
+_SHOWN_FILES = 10
 
 
 @command
@@ -56,36 +46,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", help="folder of records; default: those it was trained on")
     given = parser.parse_strictly(argv)
     folder = Path(given.run)
-    predictions, classes, notice = predict_test_split(
-        folder, Path(given.records) if given.records else None
-    )
-    figures = measure(predictions, classes) | {"notice": notice}
-    write_text(folder / PREDICTIONS_FILE, predictions_csv(predictions, classes))
-    write_json(folder / EVALUATION_FILE, figures)
-    print(_summary(figures, predictions, classes, folder))
+    config, trained_on = load_run(folder)
+    records = Path(given.records) if given.records else config.records
+    manifest = load_manifest(records)
+    check_same_data(trained_on, manifest, records)
+    figures = evaluate(folder, config, records, manifest)
+    report = write_report(folder)
+    print(_summary(figures, manifest.classes))
+    print(printable(f"report: {report}; all scores: {folder / PREDICTIONS_FILE}"))
     return 0
 
 
-def predict_test_split(
-    folder: Path, records: Path | None
-) -> tuple[Predictions, tuple[str, ...], str]:
-    """Scores of the run in `folder` on the test split of `records`, the classes, and the notice.
+def evaluate(
+    folder: Path, config: TrainConfig, records: Path, manifest: Manifest
+) -> dict[str, Any]:
+    """Test the run in `folder` on the test split of `records`; what `evaluation.json` then holds.
 
-    Raises UsageError (no such run, records that do not fit the model, no test records) or WorkError.
+    Leaves `evaluation.json`, `predictions.csv` and the gallery of the report in `folder`. Raises
+    UsageError (no test records) or WorkError; a damaged record raises tf.errors.OpError.
     """
-    config, trained_on = load_run(folder)
-    records = records or config.records
-    manifest = load_manifest(records)
-    check_same_data(trained_on, manifest, records)
+    if not manifest.splits["test"].records:
+        raise UsageError(
+            f"--records: {records} has no test records; build with a larger --test_fraction"
+        )
     with RecordReader(records, manifest, "test") as reader:
-        if not reader.records:
-            raise UsageError(
-                f"--records: {records} has no test records; build with a larger --test_fraction"
-            )
-        keys = reader.read_keys(np.arange(reader.records))
+        network = _load_network(folder, config, manifest)
+        opening, other_models = record_opening(
+            records,
+            records_digest=manifest.digest,
+            model=model_digest(folder / WEIGHTS_FILE),
+            run=folder,
+        )
+        predictions = _predict(network, records, reader, batch_size=config.batch_size)
+        shown = np.concatenate([predictions.worst[:SHOWN_MISCLASSIFIED], predictions.least_certain])
+        write_gallery(folder, reader, shown)
+    figures = measure(predictions, manifest.classes) | _facts(
+        opening, other_models, records, manifest
+    )
+    write_text(folder / PREDICTIONS_FILE, predictions_csv(predictions, manifest.classes))
+    write_json(folder / EVALUATION_FILE, figures)
+    return figures
 
-    from model.network import build_network  # loads TensorFlow: after all that can be refused
-    from pipeline.dataset import evaluation_dataset
+
+def _load_network(folder: Path, config: TrainConfig, manifest: Manifest) -> keras.Model:
+    """The trained network, less its sigmoid: float32[B, 1], logits."""
+    import keras  # TensorFlow takes seconds: all that can be refused was
+
+    from model.network import build_network
 
     network = build_network(config.network, manifest.image)
     try:
@@ -95,81 +102,66 @@ def predict_test_split(
             f"{folder / WEIGHTS_FILE} cannot be loaded ({type(error).__name__}); train again: "
             f"python -m model.train --run {folder} --overwrite"
         ) from error
-    scores, labels = [], []
-    for images, batch_labels in evaluation_dataset(
-        records, split="test", batch_size=config.batch_size
-    ):
-        scores.append(network.predict_on_batch(images)[:, 0])
-        labels.append(batch_labels.numpy())
-    predictions = Predictions(
-        keys, np.concatenate(labels), np.concatenate(scores).astype(np.float64)
-    )
-    return predictions, manifest.classes, manifest.source.get("notice", "")
+    # In float32 a sigmoid is 1 from a logit of 17 on: all sure errors would weigh the same.
+    network.get_layer("score").activation = keras.activations.linear
+    return network
 
 
-def measure(predictions: Predictions, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Loss, accuracy, and per class how many were misclassified; and which, surest error first."""
-    labels, scores, wrong = predictions.labels, predictions.scores, predictions.wrong
-    clipped = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
-    losses = -np.where(labels == 1, np.log(clipped), np.log(1 - clipped))
+def _predict(
+    network: keras.Model, records: Path, reader: RecordReader, *, batch_size: int
+) -> Predictions:
+    from scipy.special import expit
+
+    from pipeline.dataset import evaluation_dataset
+
+    logits, labels = [], []
+    with Progress(lambda: sum(map(len, logits)), total=reader.records, unit="images"):
+        for images, batch_labels in evaluation_dataset(
+            records, split="test", batch_size=batch_size
+        ):
+            logits.append(network.predict_on_batch(images)[:, 0])
+            labels.append(batch_labels.numpy())
+    scores = expit(np.concatenate(logits).astype(np.float64))
+    keys = reader.read_keys(np.arange(reader.records))
+    return Predictions(keys, np.concatenate(labels), scores)
+
+
+def _facts(
+    opening: Opening, other_models: int, records: Path, manifest: Manifest
+) -> dict[str, Any]:
+    """What `evaluation.json` says of the test itself."""
     return {
-        "images": len(labels),
-        "loss": float(losses.mean()),
-        "accuracy": float(1 - wrong.mean()),
-        "misclassified": int(wrong.sum()),
-        "per_class": {
-            name: {
-                "images": int((labels == label).sum()),
-                "misclassified": int(wrong[labels == label].sum()),
-            }
-            for label, name in enumerate(classes)
-        },
-        "misclassified_files": [
-            {
-                "key": predictions.keys[index],
-                "label": classes[labels[index]],
-                "score": float(scores[index]),
-            }
-            for index in np.argsort(-losses, kind="stable")
-            if wrong[index]
-        ],
+        "notice": manifest.source.get("notice", ""),
+        "records": printable(str(records.absolute())),
+        "records_digest": manifest.digest,
+        "source": manifest.source["uri"],
+        "opening": asdict(opening),
+        "other_models": other_models,
     }
 
 
-def predictions_csv(predictions: Predictions, classes: tuple[str, ...]) -> str:
-    """A line for each test image: key, label, score of class 1, predicted label, correct."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "label", "score", "predicted", "correct"])
-    columns = (predictions.keys, predictions.labels, predictions.scores, predictions.predicted)
-    for key, label, score, predicted in zip(*columns, strict=True):
-        correct = int(label == predicted)
-        writer.writerow([key, classes[label], f"{score:.6f}", classes[predicted], correct])
-    return text.getvalue()
-
-
-def _summary(
-    figures: dict[str, Any], predictions: Predictions, classes: tuple[str, ...], folder: Path
-) -> str:
-    rows: list[tuple[object, ...]] = [("class", "images", "misclassified")]
-    for name, counts in figures["per_class"].items():
-        rows.append((name, counts["images"], counts["misclassified"]))
+def _summary(figures: dict[str, Any], classes: tuple[str, ...]) -> str:
+    low, high = figures["accuracy_interval"]
+    rows: list[tuple[object, ...]] = [("class", *(f"called {name}" for name in classes))]
+    rows += zip(classes, *zip(*figures["confusion_matrix"], strict=True), strict=True)
     lines = [
-        f"test accuracy {figures['accuracy']:.5f}, loss {figures['loss']:.5f}: "
-        f"{figures['misclassified']} of {figures['images']:,} images misclassified",
+        describe_opening(figures["opening"]["number"], figures["other_models"]),
+        f"test accuracy {figures['accuracy']:.5f} (95 % interval {low:.5f} to {high:.5f}), loss "
+        f"{figures['loss']:.5f}: {figures['misclassified']:,} of {figures['images']:,} images "
+        "misclassified",
         "",
         table(rows),
         "",
     ]
     shown = figures["misclassified_files"][:_SHOWN_FILES]
     if shown:
-        lines.append(f"misclassified (score: 0 is {classes[0]}, 1 is {classes[1]}; worst first):")
+        ends = f"0 is {classes[0]}, 1 is {classes[1]}"
+        lines.append(printable(f"misclassified (score: {ends}; worst first):"))
         lines += [f"  {printable(file['key'])}  {file['score']:.4f}" for file in shown]
         if len(shown) < figures["misclassified"]:
-            lines.append(f"  … and {figures['misclassified'] - len(shown)} more")
-    lines.append(f"all scores: {folder / PREDICTIONS_FILE}; figures: {folder / EVALUATION_FILE}")
+            lines.append(f"  … and {figures['misclassified'] - len(shown):,} more")
     if figures["notice"]:
-        lines.insert(0, f"NOTICE: {figures['notice']}")
+        lines.insert(0, printable(f"NOTICE: {figures['notice']}"))
     return "\n".join(lines)
 
 
