@@ -36,7 +36,7 @@ $(READY): setup.py constraints.txt
 	[ -n "$$python" ] || { echo "error: Inkling needs Python 3.10 to 3.13, and finds none" >&2; exit 1; }; \
 	echo "Installing into $(VENV) with $$python: about 2 GB of packages, some minutes"; \
 	"$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,onnx]'
 	@touch $@
 
 clean:

@@ -50,6 +50,8 @@ setup(
             f"tensorflow[and-cuda]==2.17.1; {WITH_TENSORFLOW_IO}",
             f"tensorflow[and-cuda]>=2.20; {WITHOUT_TENSORFLOW_IO}",
         ],
+        # onnx 1.19 asks for ml_dtypes 0.5 at import, TensorFlow 2.17 for 0.4.
+        "onnx": ["onnx>=1.17,<1.19", "onnxruntime>=1.20", "tf2onnx>=1.17"],
         # Not apache-beam[gcp]: it asks for BigTable's client, which asks for protobuf 6, and
         # TensorFlow 2.17 for protobuf 4. This is the part of it that Dataflow and buckets need.
         "gcp": [

@@ -19,13 +19,17 @@ DEVICES = ("one", "all")
 class NetworkConfig:
     """One member of the study's family.
 
-    conv: 3x3 convolutions, each followed by 2x2 max pooling; units: kernels of each convolution and
-    units of each dense layer; dense: dense layers before the output.
+    conv: 3x3 convolutions, each followed by 2x2 max pooling; units: kernels of the first convolution
+    and units of each dense layer; dense: dense layers before the output; dropout: share of the values
+    that is dropped after each dense layer, without one before the output; growth: a convolution has
+    so many times the kernels of the one before.
     """
 
     conv: int
     units: int
     dense: int
+    dropout: float = 0.0
+    growth: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("conv", 1), ("units", 1), ("dense", 0)):
@@ -33,11 +37,27 @@ class NetworkConfig:
                 raise UsageError(
                     f"--{name}: must be at least {least}, received {getattr(self, name)}"
                 )
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout: must be from 0 to below 1, received {self.dropout}")
+        if not 1 <= self.growth <= 8:
+            raise UsageError(f"--growth: must be from 1 to 8, received {self.growth}")
 
     @property
     def name(self) -> str:
-        """The study's name of the model, `5-conv-32-nodes-2-dense`."""
-        return f"{self.conv}-conv-{self.units}-nodes-{self.dense}-dense"
+        """The study's name of the model, `5-conv-32-nodes-2-dense`; what it has not is appended."""
+        beyond = (("growth", self.growth, 1), ("dropout", self.dropout, 0))
+        more = "".join(f"-{value:.12g}-{name}" for name, value, usual in beyond if value != usual)
+        return f"{self.conv}-conv-{self.units}-nodes-{self.dense}-dense{more}"
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Kernels of each convolution."""
+        return tuple(round(self.units * self.growth**i) for i in range(self.conv))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields; without those beyond the study's where they are as in the study."""
+        beyond = {"dropout": 0, "growth": 1}
+        return {k: v for k, v in vars(self).items() if k not in beyond or v != beyond[k]}
 
     def check_fits(self, spec: ImageSpec) -> None:
         """Raise UsageError if the convolutions use up an image of `spec`."""
@@ -109,4 +129,4 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`; the path of the records absolute."""
-        return dict(vars(self), records=str(self.records.absolute()), network=vars(self.network))
+        return dict(vars(self), records=str(self.records.absolute()), network=self.network.to_json())

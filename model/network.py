@@ -22,11 +22,19 @@ def build_network(
     network = keras.Sequential(name="inkling")
     network.add(keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="image"))
     network.add(layers.Rescaling(1 / 255, dtype=precision))
-    for _ in range(config.conv):
-        network.add(layers.Conv2D(config.units, 3, activation="relu", dtype=precision))
+    for kernels in config.kernels:
+        network.add(layers.Conv2D(kernels, 3, activation="relu", dtype=precision))
         network.add(layers.MaxPooling2D(2, dtype=precision))
     network.add(layers.Flatten(dtype=precision))
     for _ in range(config.dense):
         network.add(layers.Dense(config.units, activation="relu", dtype=precision))
+        _add_dropout(network, config.dropout, precision)
+    if not config.dense:
+        _add_dropout(network, config.dropout, precision)
     network.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="score"))
     return network
+
+
+def _add_dropout(network: keras.Sequential, share: float, precision: str) -> None:
+    if share:
+        network.add(layers.Dropout(share, dtype=precision))

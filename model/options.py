@@ -15,7 +15,7 @@ from pipeline.augment import AUGMENTATIONS
 from pipeline.console import Parser
 from pipeline.errors import UsageError
 
-_NETWORK = ("conv", "units", "dense")
+_NETWORK = ("conv", "units", "dense", "dropout", "growth")
 _OF_THE_RUN = ("run", "config", "resume", "overwrite", "checkpoint_every")
 
 
@@ -71,6 +71,8 @@ def _parser() -> Parser:
     add("--conv", type=int, default=5, help="3x3 convolutions, each with 2x2 max pooling")
     add("--units", type=int, default=32, help="kernels per convolution, units per dense layer")
     add("--dense", type=int, default=2, help="dense layers before the output")
+    add("--dropout", type=float, default=0.0, help="share dropped after each dense layer")
+    add("--growth", type=float, default=1.0, help="times the kernels of the convolution before")
     add("--epochs", type=int, default=10, help="passes over the training examples")
     add("--batch_size", type=int, default=64, help="images per step, over all devices")
     add("--learning_rate", type=float, default=0.001, help="of Adam")

@@ -84,7 +84,7 @@ def weights(run: Path) -> list[np.ndarray]:
 
 def test_killed_at_five_random_steps_it_ends_in_the_same_bits(records, tmp_path):
     """Each resumed process is killed again, some steps on, five times; the sixth gets through."""
-    options = ("--records", records, *SMALL, "--epochs", 4, "--deterministic", "--seed", 3)
+    options = ("--records", records, *SMALL, "--epochs", 4, "--deterministic", "--dropout", 0.3)
     assert run_script("from model.train import main; import sys; sys.exit(main(sys.argv[1:]))",
                       *options, "--run", tmp_path / "whole").returncode == 0  # fmt: skip
     chance = random.Random(5)
