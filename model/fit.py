@@ -165,7 +165,8 @@ def _restore(training: _Training, stored: list[np.ndarray]) -> None:
             f"{training.folder / CHECKPOINT_FILE} does not fit the network of {CONFIG_FILE}; train "
             f"again: python -m model.train --run {training.folder} --overwrite"
         )
-    for variable, value in zip(variables, stored, strict=True):
+    lasting = len(variables) - len(training.metrics)  # those are put back within their epoch
+    for variable, value in zip(variables[:lasting], stored[:lasting], strict=True):
         variable.assign(value)
 
 
