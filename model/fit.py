@@ -36,7 +36,7 @@ from model.runs import (
 )
 from model.watch import InputMeter, SoundSteps, StepWatch
 from pipeline import __version__
-from pipeline.batches import Batches, evaluation_batches, training_batches
+from pipeline.batches import Batches, evaluation_batches, join_small_last, training_batches
 from pipeline.console import Progress
 from pipeline.dataset import stream
 from pipeline.errors import WorkError
@@ -106,11 +106,11 @@ def _prepare(
     batches = training_batches(
         config.records, seed=config.seed, epochs=config.epochs, augment=config.augment, **part
     )
-    batches = _something_for_each(devices, batches)
+    batches = join_small_last(batches, least=devices)
     validation = None
     if config.validation_fraction:
         held_out = evaluation_batches(config.records, split="validation", **part)
-        validation = stream(_something_for_each(devices, held_out))
+        validation = stream(join_small_last(held_out, least=devices))
     network, metrics = _compile(config, image, strategy, batches.steps_per_epoch)
     curves = Curves(folder / TENSORBOARD_FOLDER)
     return _Training(
@@ -137,22 +137,6 @@ def _compile(
         )
         network.optimizer.build(network.trainable_variables)
     return network, [v for metric in (network.metrics[0], *watched) for v in metric.variables]
-
-
-def _something_for_each(devices: int, batches: Batches) -> Batches:
-    """`batches`, the last of an epoch joined to the one before if it has less than an image a device.
-
-    A device that gets none ends the whole process.
-    """
-    last = batches.steps_per_epoch - 1
-    if last < 1 or len(batches.choose(0, last)) >= devices:
-        return batches
-
-    def choose(epoch: int, step: int) -> np.ndarray:
-        steps = (step, last) if step == last - 1 else (step,)
-        return np.concatenate([batches.choose(epoch, step) for step in steps])
-
-    return replace(batches, steps_per_epoch=last, choose=choose)
 
 
 def _restore(training: _Training, stored: list[np.ndarray]) -> None:

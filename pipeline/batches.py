@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -24,10 +24,11 @@ import numpy as np
 
 from pipeline.augment import augment as augment_images
 from pipeline.augment import check_augmentations
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, WorkError
 from pipeline.manifest import load_manifest
 from pipeline.order import batch_positions, check_share, epoch_order, steps_per_epoch
 from pipeline.reader import RecordReader, choose_examples
+from pipeline.scattered import MOST_AT_ONCE
 from pipeline.schema import ImageSpec
 
 _POSITIONS_TOGETHER = 16_384  # a place in the order costs 30 times as much if it is asked for alone
@@ -37,11 +38,12 @@ _POSITIONS_TOGETHER = 16_384  # a place in the order costs 30 times as much if i
 class Batches:
     """Steps 0 to `steps` - 1 over `epochs` epochs; made by the two functions below.
 
-    choose: (epoch, step of the epoch) → record numbers int64[≤ B]; alter: None, or (images, keys,
-    epoch) → images. It may be shared by threads.
+    choose: (epoch, step of the epoch) → record numbers int64[≤ batch_size]; alter: None, or (images,
+    keys, epoch) → images. It may be shared by threads.
     """
 
     image: ImageSpec
+    batch_size: int
     steps_per_epoch: int
     epochs: int
     reader: RecordReader
@@ -53,9 +55,16 @@ class Batches:
         """Steps of all epochs; 0 for a host that gets no record."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def worth_together(self) -> int:
+        """How many steps to read at once: of small batches, several cost hardly more than one."""
+        return max(1, MOST_AT_ONCE // self.batch_size)
+
     def numbers(self, step: int) -> np.ndarray:
         """Record numbers int64[≤ B] of `step` within the split. Raises IndexError."""
-        return self.choose(*self._place(step))
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of {self.steps}")
+        return self.choose(*divmod(step, self.steps_per_epoch))
 
     def keys(self, step: int) -> list[str]:
         """The keys of the records of `step`. Raises IndexError or WorkError."""
@@ -63,15 +72,19 @@ class Batches:
 
     def read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8[≤ B, H, W, C] and labels int64[≤ B] of `step`. Raises IndexError, WorkError."""
-        epoch, step_of_epoch = self._place(step)
-        numbers = self.choose(epoch, step_of_epoch)
+        return self.read_together(range(step, step + 1))
+
+    def read_together(self, steps: range) -> tuple[np.ndarray, np.ndarray]:
+        """What `read` gives for each of `steps`, all of one epoch, joined. Raises as `read`."""
+        numbers = np.concatenate([self.numbers(step) for step in steps])
         images, labels = self.reader.read(numbers)
         if self.alter:
+            epoch = steps[0] // self.steps_per_epoch
             images = self.alter(images, self.reader.read_keys(numbers), epoch)
         return images, labels
 
     def iterate(
-        self, first_step: int = 0, *, threads: int = 2, prefetch: int = 4
+        self, first_step: int = 0, *, threads: int = 2, prefetch: int = 12
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """What `read` gives for each step from `first_step`, in turn; `threads` read ahead.
 
@@ -79,21 +92,42 @@ class Batches:
         the generator leaves no thread behind.
         """
         _check_positive(threads=threads, prefetch=prefetch)
-        steps = iter(range(first_step, self.steps))
+        together = max(1, min(self.worth_together, prefetch // 3))
+        groups = self._groups(first_step, together)
         pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+
+        def submit(count: int) -> list[tuple[range, Future]]:
+            return [
+                (group, pool.submit(self.read_together, group)) for group in islice(groups, count)
+            ]
+
         try:
-            ahead = deque(pool.submit(self.read, step) for step in islice(steps, prefetch))
+            ahead = deque(submit(max(1, min(prefetch // together - 1, 2 * threads))))
             while ahead:
-                batch = ahead.popleft().result()
-                ahead.extend(pool.submit(self.read, step) for step in islice(steps, 1))
-                yield batch
+                group, future = ahead.popleft()
+                try:
+                    batches = self._split(*future.result())
+                except WorkError:
+                    batches = map(self.read, group)  # one by one: the error belongs to its step
+                ahead.extend(submit(1))
+                yield from batches
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _place(self, step: int) -> tuple[int, int]:
-        if not 0 <= step < self.steps:
-            raise IndexError(f"step {step} of {self.steps}")
-        return divmod(step, self.steps_per_epoch)
+    def _groups(self, first_step: int, together: int) -> Iterator[range]:
+        """The steps from `first_step`, `together` at a time; fewer where an epoch ends."""
+        while first_step < self.steps:
+            end_of_epoch = (first_step // self.steps_per_epoch + 1) * self.steps_per_epoch
+            last_step = min(first_step + together, end_of_epoch)
+            yield range(first_step, last_step)
+            first_step = last_step
+
+    def _split(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first in range(0, len(labels), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            yield images[part], labels[part]
 
 
 def training_batches(
@@ -133,7 +167,9 @@ def training_batches(
         return augment_images(images, keys, names, seed=seed, epoch=epoch)
 
     per_epoch = steps_per_epoch(len(numbers), **share)
-    return Batches(manifest.image, per_epoch, epochs, reader, choose, alter if names else None)
+    return Batches(
+        manifest.image, batch_size, per_epoch, epochs, reader, choose, alter if names else None
+    )
 
 
 def evaluation_batches(
@@ -158,7 +194,24 @@ def evaluation_batches(
         return numbers[step * batch_size : (step + 1) * batch_size]
 
     per_epoch = steps_per_epoch(len(numbers), batch_size=batch_size)
-    return Batches(manifest.image, per_epoch, 1, reader, choose)
+    return Batches(manifest.image, batch_size, per_epoch, 1, reader, choose)
+
+
+def join_small_last(batches: Batches, *, least: int) -> Batches:
+    """`batches`, the last of each epoch joined to the one before if it has fewer than `least` records.
+
+    For training on several devices: one that gets no record at all ends the process.
+    """
+    last = batches.steps_per_epoch - 1
+    if last < 1 or len(batches.choose(0, last)) >= least:
+        return batches
+
+    def choose(epoch: int, step: int) -> np.ndarray:
+        steps = (step, last) if step == last - 1 else (step,)
+        return np.concatenate([batches.choose(epoch, one) for one in steps])
+
+    largest = max(batches.batch_size + least, MOST_AT_ONCE)  # so each is read alone, and not cut
+    return replace(batches, batch_size=largest, steps_per_epoch=last, choose=choose)
 
 
 def _check_positive(**values: int) -> None:

@@ -1,8 +1,9 @@
 """Records as tf.data: batches of uint8 images, read by position, nothing held in memory.
 
-Why the steps stand in this order: the dataset counts steps, and a step's number alone decides which
-records it reads, so that the map may run in parallel, any step can be the first, and the order of
-the steps is kept.
+Why the steps stand in this order: the dataset counts steps, or groups of them where batches are small,
+and a step's number alone decides which records it reads, so that the map may run in parallel, any step
+can be the first, and the order of the steps is kept. A call of Python costs as much as reading fifty
+images, so a group is read by one call, and cut into batches without a copy.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.batches import Batches, evaluation_batches, training_batches
@@ -66,20 +68,40 @@ def stream(
     `last_step`; default: to the end. Cardinality is known.
 
     A record that turns out damaged raises tf.errors.OpError, whose text
-    `pipeline.errors.find_user_error` understands.
+    `pipeline.errors.find_user_error` understands; small batches are read several at once, so the error
+    may come a few steps before that of the record.
     """
     end = batches.steps if last_step is None else min(last_step, batches.steps)
+    steps = max(0, end - first_step)
+    per_epoch, together = max(1, batches.steps_per_epoch), batches.worth_together
+    groups_per_epoch = -(-per_epoch // together)
     shape = (batches.image.height, batches.image.width, batches.image.channels)
 
-    def read(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def group_of(step: int) -> int:
+        epoch, step_of_epoch = divmod(step, per_epoch)
+        return epoch * groups_per_epoch + step_of_epoch // together
+
+    def read_group(group: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, place = divmod(int(group), groups_per_epoch)
+        first = epoch * per_epoch + place * together
+        last = min(first + together, (epoch + 1) * per_epoch, end)
+        return batches.read_together(range(max(first, first_step), last))
+
+    def read(group: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = tf.numpy_function(
-            lambda step: batches.read(int(step)), [step], (tf.uint8, tf.int64), stateful=False
+            read_group, [group], (tf.uint8, tf.int64), stateful=False
         )
         images.set_shape((None, *shape))
         labels.set_shape((None,))
         return images, labels
 
-    dataset = tf.data.Dataset.range(first_step, end)
+    def cut(images: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors((images, labels)).rebatch(batches.batch_size)
+
+    groups = range(group_of(first_step), group_of(end - 1) + 1) if steps else range(0)
+    dataset = tf.data.Dataset.range(groups.start, groups.stop)
     dataset = dataset.map(read, num_parallel_calls=_PARALLEL_READS, deterministic=True)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(max(0, end - first_step)))
+    if together > 1:
+        dataset = dataset.flat_map(cut)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     return dataset.prefetch(_PREFETCHED_BATCHES)

@@ -2,11 +2,12 @@
 
 All records of a data set have one length (`pipeline.example`), so record i of a shard begins at
 i · record_bytes; a batch is read straight into its array, and nothing else is held. Reading lets go
-of the interpreter lock, so several threads may share one reader.
+of the interpreter lock (`pipeline.scattered`), so several threads may share one reader.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import struct
@@ -17,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.buffers import Buffers
-from pipeline.errors import UsageError, WorkError
+from pipeline.errors import UsageError, WorkError, describe_os_error
 from pipeline.manifest import Manifest, Shard
+from pipeline.scattered import MOST_AT_ONCE, read_scattered
 from pipeline.schema import BUCKETS
 from pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, masked_crc
 
@@ -94,28 +96,32 @@ class RecordReader:
         shards = np.searchsorted(self._ends, numbers, side="right")
         offsets = (numbers - self._starts[shards]) * self._layout.record_bytes + offset
         expected = sum(array.shape[1] for array in arrays)
-        files = self._opened(shards.tolist())
-        places = zip(files, offsets.tolist(), zip(*arrays, strict=True), strict=True)
-        try:
-            for row, (file, place, buffers) in enumerate(places):
-                if os.preadv(file, buffers, place) != expected:
-                    raise self._damaged(int(numbers[row]), "the file ends within the record")
-        except OSError as error:
-            raise WorkError(
-                f"{error.filename or self._path(shards[row])}: {error.strerror}"
-            ) from error
+        for first in range(0, len(numbers), MOST_AT_ONCE):
+            part = slice(first, first + MOST_AT_ONCE)
+            with self._opened(shards[part]) as files:
+                found = read_scattered(files, offsets[part], [array[part] for array in arrays])
+            for row in np.flatnonzero(found != expected)[:1]:
+                if found[row] < 0:
+                    path = self._path(shards[first + row])
+                    raise WorkError(f"{path}: {os.strerror(-found[row])}")
+                raise self._damaged(int(numbers[first + row]), "the file ends within the record")
 
-    def _opened(self, shards: Sequence[int]) -> Iterator[int]:
-        """The open file of each of `shards` in turn; of many, each is open only while it is used."""
+    @contextlib.contextmanager
+    def _opened(self, shards: np.ndarray) -> Iterator[np.ndarray]:
+        """The open files of `shards`; if there are too many shards, open within the block only."""
         if self._files is not None:
-            yield from map(self._files.__getitem__, shards)
+            yield np.array(self._files)[shards]
             return
-        for shard in shards:
-            file = self._open(self._shards[shard])
-            try:
-                yield file
-            finally:
-                os.close(file)
+        used, places = np.unique(shards, return_inverse=True)
+        with contextlib.ExitStack() as stack:
+            files = []
+            for shard in used:
+                try:
+                    files.append(self._open(self._shards[shard]))
+                except OSError as error:
+                    raise WorkError(describe_os_error(error)) from error
+                stack.callback(os.close, files[-1])
+            yield np.array(files)[places]
 
     def _check_record(self, number: int, parts: Sequence[np.ndarray]) -> None:
         record = b"".join(parts)

@@ -18,27 +18,36 @@ FLOORS = [
     {"pipeline.errors"},
     {
         "pipeline.blocks",
+        "pipeline.buffers",
         "pipeline.console",
         "pipeline.files",
         "pipeline.hashing",
+        "pipeline.scattered",
         "pipeline.schema",
     },
     {"pipeline.duplicates", "pipeline.example", "pipeline.listing", "pipeline.plan"}
     | {"pipeline.tfrecord"},
-    {"pipeline.manifest", "pipeline.images", "pipeline.order", "pipeline.sources"},
+    {"pipeline.augment", "pipeline.manifest", "pipeline.images", "pipeline.order"}
+    | {"pipeline.sources"},
     {"pipeline.sources.sample_subject"},
     {"pipeline.sources.sample_images"},
     {
         *("pipeline.sources.archive", "pipeline.sources.folder", "pipeline.sources.kaggle"),
         *("pipeline.sources.sample", "pipeline.reader"),
     },
-    {"pipeline.build", "pipeline.dataset"},
+    {"pipeline.build", "pipeline.batches"},
+    {"pipeline.dataset", "pipeline.sequential"},
     {"pipeline.publish", "pipeline.repair", "pipeline.preview"},
     {"pipeline.verify"},
     {"beam_jobs", "model"},
     {"beam_jobs.options", "beam_jobs.runners", "beam_jobs.transforms", "model.config"},
-    {"beam_jobs.build_records", "model.network", "model.runs"},
-    {"model.train", "model.evaluate"},
+    {"beam_jobs.build_records", "model.network", "model.runs", "model.hardware", "model.watch"}
+    | {"model.curves", "model.checkpoint"}
+    | {"model.converters", "model.headers", "model.inputs", "model.samples"}
+    | {"model.charts", "model.gallery", "model.metrics", "model.openings", "model.pages"},
+    {"model.options", "model.fit", "model.report"}
+    | {"model.agreement", "model.exported", "model.serving"},
+    {"model.train", "model.evaluate"} | {"model.export", "model.predict"},
 ]
 NEIGHBOURS = {("pipeline.example", "pipeline.tfrecord")}
 UPWARDS = {  # `open_source` is the one place that knows every source
@@ -47,10 +56,17 @@ UPWARDS = {  # `open_source` is the one place that knows every source
 }
 NEVER = {
     "pipeline": {"apache_beam", "keras", "beam_jobs", "model"},
-    "beam_jobs": {"tensorflow", "keras", "model", "pipeline.dataset", "pipeline.reader"},
+    "beam_jobs": {"tensorflow", "keras", "model", "pipeline.batches", "pipeline.dataset"}
+    | {"pipeline.reader", "pipeline.sequential"},
     "model": {"apache_beam", "beam_jobs", "pipeline.sources", "pipeline.build"},
 }
-TENSORFLOW_ROOMS = {"pipeline.dataset", "model.train", "model.network", "model.evaluate"}
+TENSORFLOW_ROOMS = {"pipeline.dataset", "pipeline.sequential"} | {
+    f"model.{name}"
+    for name in (
+        *("agreement", "converters", "curves", "evaluate", "export", "exported", "fit", "hardware"),
+        *("headers", "network", "predict", "serving", "watch"),
+    )
+}
 
 
 def modules() -> dict[str, ast.Module]:

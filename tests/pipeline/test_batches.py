@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from pipeline import batches as batches_module
 from pipeline.augment import AUGMENTATIONS, augment
-from pipeline.batches import evaluation_batches, training_batches
+from pipeline.batches import evaluation_batches, join_small_last, training_batches
 from pipeline.errors import UsageError, WorkError
 from pipeline.manifest import load_manifest
 from pipeline.order import epoch_order
@@ -101,16 +102,18 @@ def test_iterate_gives_the_steps_in_turn(records, threads, first_step):
         assert same(batch, batches.read(step))
 
 
-def test_a_thread_reads_at_most_prefetch_batches_ahead(records):
+@pytest.mark.parametrize("prefetch", [1, 3, 6, 12])
+def test_at_most_prefetch_batches_wait(records, prefetch):
+    """Counted in images, as several batches may be read at once."""
     read = []
-    batches = replace(train(records), alter=lambda images, _, __: read.append(1) or images)
-    taken = batches.iterate(threads=1, prefetch=3)
-    next(taken)
-    deadline = threading.Event()
-    while len(read) < 4 and not deadline.wait(0.01):
-        pass
-    deadline.wait(0.1)
-    assert len(read) == 4  # the one taken and three that wait
+    plain = train(records, batch_size=4)
+    batches = replace(plain, alter=lambda images, _, __: read.append(len(images)) or images)
+    taken = batches.iterate(threads=2, prefetch=prefetch)
+    for count in range(1, 8):
+        next(taken)
+        time.sleep(0.02)
+        assert sum(read) / 4 - count <= prefetch
+        assert sum(read) / 4 - count >= min(prefetch, 2) / 2  # and it does read ahead
     taken.close()
 
 
@@ -220,3 +223,17 @@ def test_batches_that_nobody_holds_close_their_files(records):
         train(records).read(0)
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(("examples", "sizes"), [(33, [16, 17]), (34, [16, 16, 2]), (1, [1])])
+def test_a_last_batch_too_small_for_all_devices_is_joined_to_the_one_before(
+    records, examples, sizes
+):
+    from pipeline.dataset import stream
+
+    whole = train(records, epochs=2, examples=examples)
+    joined = join_small_last(whole, least=2)
+    assert all_numbers(joined) == all_numbers(whole)
+    assert [len(joined.numbers(step)) for step in range(joined.steps)] == sizes * 2
+    assert [len(labels) for _, labels in stream(joined)] == sizes * 2
+    assert [len(labels) for _, labels in joined.iterate()] == sizes * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -80,8 +81,10 @@ def test_with_more_shards_than_open_files_reading_is_the_same(records, monkeypat
     with open_split(records) as reader:
         expected = reader.read(np.arange(50))
     monkeypatch.setattr(reader_module, "_MAX_OPEN_FILES", 3)
+    before = len(os.listdir("/proc/self/fd"))
     with open_split(records) as reader:
         found = reader.read(np.arange(50))
+        assert len(os.listdir("/proc/self/fd")) == before
     assert all((one == two).all() for one, two in zip(expected, found, strict=True))
 
 
@@ -132,6 +135,30 @@ def test_a_missing_or_truncated_shard_is_found_at_once(damaged, damage, message)
     damage(damaged / "train-00003-of-00016.tfrecord")
     with pytest.raises(WorkError, match=f"train-00003-of-00016.tfrecord.*{message}"):
         open_split(damaged)
+
+
+def test_what_the_system_says_of_a_file_that_cannot_be_read_is_passed_on(damaged):
+    folder = os.open(damaged, os.O_RDONLY)
+    with open_split(damaged) as reader:
+        os.dup2(folder, reader._files[2])  # a folder in the place of the file: any error would do
+        os.close(folder)
+        with pytest.raises(WorkError, match=r"00002-of-00016.tfrecord: (Is a dir|Invalid arg)"):
+            reader.read(np.arange(reader.records))
+
+
+@pytest.mark.parametrize("most_open", [512, 0])
+def test_a_shard_that_shrinks_or_goes_while_it_is_read_is_named(damaged, monkeypatch, most_open):
+    monkeypatch.setattr(reader_module, "_MAX_OPEN_FILES", most_open)
+    layout = load_manifest(damaged).layout
+    with open_split(damaged) as reader:
+        path = damaged / "train-00002-of-00016.tfrecord"
+        path.write_bytes(path.read_bytes()[: 3 * layout.record_bytes + 100])
+        with pytest.raises(WorkError, match="00002-of-00016.tfrecord: record 3: the file ends"):
+            reader.read(np.arange(reader.records))
+        if not most_open:
+            path.unlink()
+            with pytest.raises(WorkError, match="00002-of-00016.tfrecord: No such file"):
+                reader.read(np.arange(reader.records))
 
 
 def dataset(folder, **options):

@@ -187,6 +187,20 @@ def order(folder, **options):
     return np.concatenate([numbers_of(images) for images, _ in found.as_numpy_iterator()])
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"examples": 1000},  # of one shard: only the buffer shuffles
+        {"shuffle_bytes": 0},  # no buffer: only the order of the shards differs
+    ],
+)
+def test_seed_and_epoch_decide_the_order_of_the_shards_and_of_the_buffer(many, part):
+    one, two = np.split(order(many, epochs=2, **part), 2)
+    other = order(many, seed=1, **part)
+    assert sorted(one) == sorted(two) == sorted(other)
+    assert len({array.tobytes() for array in (one, two, other)}) == 3
+
+
 def test_the_shuffle_reaches_as_far_as_its_buffer(many):
     """No record comes out earlier than the buffer allows; with no buffer, in the order of reading."""
     size = load_manifest(many).layout.record_bytes
