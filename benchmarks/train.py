@@ -21,7 +21,6 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-NETWORKS = ((3, 32, 2), (5, 32, 2), (5, 64, 2))
 WAYS = ("stock", "arrays", "stream")
 
 
@@ -35,12 +34,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="rounds of the speed")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the accuracy; 0: none")
     parser.add_argument("--accuracy_epochs", type=int, default=10)
+    parser.add_argument("--precision", default="auto", help="of our networks, as of model.train")
+    parser.add_argument(
+        "--networks", default="3x32x2,5x32x2,5x64x2", help="to measure the speed of"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)  # JSON: one measurement, in this process
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure_one(options.records, **json.loads(options.one))))
         return
-    measure_speed(options)
+    if options.networks:
+        measure_speed(options)
     if options.seeds:
         measure_accuracy(options)
 
@@ -50,7 +54,8 @@ def measure_speed(options: argparse.Namespace) -> None:
     print("| network | way | images/s (least to most) | of stock | of arrays | peak MB |")
     print("| --- | --- | --: | --: | --: | --: |", flush=True)
     asked = {"examples": options.examples, "epochs": options.epochs, "seed": 0, "validate": False}
-    for network in NETWORKS:
+    for name in options.networks.split(","):
+        network = tuple(map(int, name.split("x")))
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for _ in range(options.runs):
             for way in WAYS:
@@ -63,7 +68,7 @@ def measure_speed(options: argparse.Namespace) -> None:
             ]
             peak = max(one["peak_mb"] for one in found[way])
             print(
-                f"| {'x'.join(map(str, network))} | {way} | {median(rates):,.0f} ({rates[0]:,.0f} to "
+                f"| {name} | {way} | {median(rates):,.0f} ({rates[0]:,.0f} to "
                 f"{rates[-1]:,.0f}) | {ratios[0]:.2f} | {ratios[1]:.3f} | {peak:,.0f} |",
                 flush=True,
             )
@@ -71,7 +76,7 @@ def measure_speed(options: argparse.Namespace) -> None:
 
 def measure_accuracy(options: argparse.Namespace) -> None:
     """Validation accuracy after the last epoch, stock and ours, seed by seed."""
-    print("\n| seed | stock | ours | (validation accuracy after the last epoch, 5x32x2)")
+    print("\nValidation accuracy after the last epoch, 5x32x2:\n\n| seed | stock | ours |")
     print("| --- | --: | --: |", flush=True)
     asked = {"examples": None, "epochs": options.accuracy_epochs, "validate": True}
     found: dict[str, list[float]] = {"stock": [], "stream": []}
@@ -86,7 +91,7 @@ def measure_accuracy(options: argparse.Namespace) -> None:
 
 def in_own_process(options: argparse.Namespace, **asked: object) -> dict[str, Any]:
     """`measure_one` in a new process."""
-    asked["batch_size"] = options.batch_size
+    asked |= {"batch_size": options.batch_size, "precision": options.precision}
     command = [sys.executable, __file__, "--records", options.records, "--one", json.dumps(asked)]
     done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -94,7 +99,7 @@ def in_own_process(options: argparse.Namespace, **asked: object) -> dict[str, An
 
 def measure_one(
     records: Path, *, way: str, network: list[int], examples: int | None, epochs: int,
-    batch_size: int, seed: int, validate: bool,
+    batch_size: int, seed: int, validate: bool, precision: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Train once: images per second after the first epoch, accuracy, peak memory."""
     import keras
@@ -107,7 +112,7 @@ def measure_one(
     part = {"batch_size": batch_size, "examples": examples, "validation_fraction": 0.2}
     batches = training_batches(records, seed=seed, epochs=epochs, **part)
     held_out = evaluation_batches(records, split="validation", **part)
-    model = stock_network(network) if way == "stock" else our_network(network, batches)
+    model = stock_network(network) if way == "stock" else our_network(network, batches, precision)
     per_epoch = batches.steps_per_epoch
     ends: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.monotonic()))
@@ -152,7 +157,7 @@ def stock_network(network: list[int]) -> keras.Model:
     return model
 
 
-def our_network(network: list[int], batches: Any) -> keras.Model:
+def our_network(network: list[int], batches: Any, precision: str) -> keras.Model:
     """The network as `model.fit` compiles it."""
     import keras
 
@@ -160,8 +165,8 @@ def our_network(network: list[int], batches: Any) -> keras.Model:
     from model.hardware import compile_options, resolve_precision
     from model.network import build_network
 
-    precision = resolve_precision("auto")
-    model = build_network(NetworkConfig(*network), batches.image, precision=precision)
+    resolved = resolve_precision(precision)
+    model = build_network(NetworkConfig(*network), batches.image, precision=resolved)
     model.compile(
         optimizer=keras.optimizers.Adam(),
         loss="binary_crossentropy",

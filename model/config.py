@@ -129,4 +129,6 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`; the path of the records absolute."""
-        return dict(vars(self), records=str(self.records.absolute()), network=self.network.to_json())
+        return dict(
+            vars(self), records=str(self.records.absolute()), network=self.network.to_json()
+        )

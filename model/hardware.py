@@ -1,7 +1,7 @@
 """What this machine computes with, and what follows from it for a training.
 
-Keras compiles with XLA wherever it can. On a CPU that is a loss: the 5x32x2 network trained at a
-fraction of the speed it has without (`benchmarks/train.py` measures it), so only GPUs get it.
+Keras compiles with XLA wherever it can. On a CPU that gains a third at best where nothing else runs, and
+falls to a seventh where something does (`benchmarks/RESULTS.md`), so only GPUs get it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,9 @@ def resolve_precision(asked: str) -> str:
     if asked != "auto":
         return asked
     capabilities = gpu_capabilities()
-    if capabilities:
-        fast = min(capabilities) >= _BFLOAT16_CAPABILITY
-    else:
-        fast = _BFLOAT16_FLAG in cpu_flags()
-    return "mixed_bfloat16" if fast else "float32"
+    on_gpu = bool(capabilities) and min(capabilities) >= _BFLOAT16_CAPABILITY
+    on_cpu = not capabilities and _BFLOAT16_FLAG in cpu_flags()
+    return "mixed_bfloat16" if on_gpu or on_cpu else "float32"
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
