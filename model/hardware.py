@@ -1,7 +1,7 @@
 """What this machine computes with, and what follows from it for a training.
 
-Keras compiles with XLA wherever it can. On a CPU that gains a third at best where nothing else runs, and
-falls to a seventh where something does (`benchmarks/RESULTS.md`), so only GPUs get it.
+Keras compiles with XLA wherever it can. On a CPU that gains a third at best where nothing else runs
+and falls to a seventh where something does (`benchmarks/RESULTS.md`), so only GPUs get it.
 """
 
 from __future__ import annotations
