@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     photos = {count: _prepare(options.work, count) for count in options.counts}
     warm_up = _prepare(options.work, WARM_UP_IMAGES)
     programs, skipped = find_programs(options.peers, options.work)
-    _say("warm-up, not counted")
+    say("warm-up, not counted")
     run_round(programs, skipped, warm_up[0], options.work, count=WARM_UP_IMAGES, number=0)
     runs: list[Run] = []
     for count, (folder, _) in photos.items():
@@ -71,10 +71,15 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options in `argv`; --peer_counts defaults to the smallest of --counts."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--counts", type=_numbers, default=[4000, 20000], help="images per data set, as 4000,20000")
+    add(
+        "--counts",
+        type=parse_numbers,
+        default=[4000, 20000],
+        help="images per data set, as 4000,20000",
+    )
     add("--runs", type=int, default=5, help="rounds for each count")
-    add("--peers", type=_peers, default=PEERS, help=f"all, none, or some of {','.join(PEERS)}")
-    add("--peer_counts", type=_numbers, help="counts that peers run at; default: the smallest")
+    add("--peers", type=parse_peers, default=PEERS, help=f"all, none, or some of {','.join(PEERS)}")
+    add("--peer_counts", type=parse_numbers, help="counts that peers run at; default: the smallest")
     add("--work", type=Path, default=Path("/tmp/inkling-benchmarks"), help="images, environments")
     add("--json", type=Path, help="file for every single value")
     options = parser.parse_args(argv)
@@ -83,19 +88,21 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _numbers(text: str) -> list[int]:
+def parse_numbers(text: str) -> list[int]:
+    """`4000,20000`."""
     return [int(number) for number in text.split(",")]
 
 
-def _peers(text: str) -> tuple[str, ...]:
-    names = {"all": PEERS, "none": ()}.get(text, tuple(text.split(",")))
-    if unknown := set(names) - set(PEERS):
+def parse_peers(text: str, *, known: Sequence[str] = PEERS) -> tuple[str, ...]:
+    """`all`, `none`, or names from `known`. Raises ArgumentTypeError for another."""
+    names = {"all": tuple(known), "none": ()}.get(text, tuple(text.split(",")))
+    if unknown := set(names) - set(known):
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
     return names
 
 
 def _prepare(work: Path, count: int) -> tuple[Path, dict[str, Any]]:
-    _say(f"{count:,} images in {work}")
+    say(f"{count:,} images in {work}")
     folder, facts = make_photos(work, count)
     read_all(folder)
     return folder, facts
@@ -124,17 +131,21 @@ def find_programs(peers: Sequence[str], work: Path) -> tuple[dict[str, list[str]
 
 
 def _tfds_python(work: Path) -> Path:
-    """The interpreter of an environment with TFDS, and what it shares with ours in our versions.
+    """The interpreter of an environment with TFDS, and what it shares with ours in our versions."""
+    pinned = [f"{name}=={importlib.metadata.version(name)}" for name in SHARED_VERSIONS]
+    return make_environment(work / "tfds-environment", (*TFDS, *pinned))
 
-    Raises CalledProcessError if pip cannot install it.
+
+def make_environment(folder: Path, packages: Sequence[str]) -> Path:
+    """The interpreter of an environment with `packages`, made if it is not there in full.
+
+    Raises CalledProcessError if pip cannot install them.
     """
-    folder = work / "tfds-environment"
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.exists():
-        _say(f"installing {TFDS[0]} in {folder}")
+        say(f"installing {', '.join(packages)} in {folder}")
         venv.create(folder, with_pip=True, clear=True)
-        pinned = [f"{name}=={importlib.metadata.version(name)}" for name in SHARED_VERSIONS]
-        install = [python, "-m", "pip", "install", "--quiet", *TFDS, *pinned]
+        install = [python, "-m", "pip", "install", "--quiet", *packages]
         subprocess.run(install, check=True, capture_output=True, text=True)
         complete.touch()
     return python
@@ -157,13 +168,13 @@ def run_round(
             skipped[name] = _skip(name, f"does not run: {error}")
             continue
         rate = f"{count / measured.seconds:,.0f} images/s, {measured.peak_mb:,.0f} MB"
-        _say(f"{count:,} images: {name} {measured.seconds:.2f} s, {rate}")
+        say(f"{count:,} images: {name} {measured.seconds:.2f} s, {rate}")
         runs.append(Run(name, count, number, **asdict(measured)))
     return runs
 
 
 def _skip(name: str, why: str) -> str:
-    _say(f"SKIPPED {name}: {why}")
+    say(f"SKIPPED {name}: {why}")
     return why
 
 
@@ -213,7 +224,8 @@ def find_versions(programs: dict[str, list[str]]) -> dict[str, str]:
     return versions
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """To standard error, at once."""
     print(text, file=sys.stderr, flush=True)
 
 

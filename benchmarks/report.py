@@ -61,15 +61,12 @@ class Goal(NamedTuple):
 
 def report(result: Result) -> str:
     """The whole report, ready to print."""
-    machine = result.machine
-    cores = f"{machine['cores']} cores of {machine['processor']}"
     parts = [
-        f"{result.date}, {cores}, {machine['memory_gb']} GB, Linux {machine['kernel']}",
-        ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+        *heading(result.date, result.machine, result.versions),
         *(_count_report(result, count) for count in result.photos),
         *(f"**SKIPPED {name}: {why}**" for name, why in result.skipped.items()),
-        _noise(result.runs),
-        _goal_table(goals(result)),
+        describe_noise([run.foreign_cores for run in result.runs]),
+        goal_table(goals(result), of="build_records"),
     ]
     return "\n\n".join(parts)
 
@@ -160,14 +157,15 @@ def _peer_goals(runs: list[Run]) -> list[Goal]:
     ] or [Goal("ahead of every peer")]
 
 
-def _goal_table(found: list[Goal]) -> str:
+def goal_table(found: list[Goal], *, of: str) -> str:
+    """The goals `of` a program as a table of markdown."""
     verdicts = {True: "pass", False: "**FAIL**", None: "-"}
     rows = [f"| {goal.wanted} | {goal.found} | {verdicts[goal.passed]} |" for goal in found]
-    return "\n".join(["| goal of build_records | measured | |", "| --- | --- | --- |", *rows])
+    return "\n".join([f"| goal of {of} | measured | |", "| --- | --- | --- |", *rows])
 
 
-def _noise(runs: list[Run]) -> str:
-    busy = [run.foreign_cores for run in runs]
+def describe_noise(busy: list[float]) -> str:
+    """What other programs did meanwhile; busy: the `foreign_cores` of each run."""
     loud = sum(cores > QUIET_CORES for cores in busy)
     text = (
         f"Other programs kept {median(busy):.2f} cores busy (median of runs; most {max(busy):.2f})."
@@ -175,3 +173,12 @@ def _noise(runs: list[Run]) -> str:
     if loud:
         text += f" **NOISY: above {QUIET_CORES} cores in {loud} of {len(busy)} runs.**"
     return text
+
+
+def heading(date: str, machine: dict[str, Any], versions: dict[str, str]) -> list[str]:
+    """When, on what machine and with which versions: two paragraphs."""
+    cores = f"{machine['cores']} cores of {machine['processor']}"
+    return [
+        f"{date}, {cores}, {machine['memory_gb']} GB, Linux {machine['kernel']}",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]

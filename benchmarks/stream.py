@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
-import venv
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.build import describe_machine  # noqa: E402 - the project need not be installed
+from benchmarks.build import (  # noqa: E402 - the project need not be installed
+    describe_machine,
+    make_environment,
+    parse_numbers,
+    parse_peers,
+    say,
+)
 from benchmarks.measure import RunFailed, run  # noqa: E402
 from benchmarks.records import make_records  # noqa: E402
 from benchmarks.stream_report import PEERS, ROWS, StreamResult, StreamRun, report  # noqa: E402
@@ -69,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pythons = _find_pythons(names, options.work, skipped)
     runs: list[StreamRun] = []
     for count in (options.count, options.large):
-        _say(f"{count:,} records in {options.work}")
+        say(f"{count:,} records in {options.work}")
         make_records(options.work / f"records-{count}", count, SPEC)
         for name in names:
             given = {"count": count, "batch_size": 256, "epochs": 0}
@@ -106,27 +112,21 @@ def _parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--count", type=int, default=20_000, help="records to measure the speed with")
     add("--large", type=int, default=200_000, help="records to compare the memory with")
-    add("--batch_sizes", type=_numbers, default=[64, 256], help="as 64,256")
+    add("--batch_sizes", type=parse_numbers, default=[64, 256], help="as 64,256")
     add("--runs", type=int, default=5, help="rounds")
     add("--epochs", type=int, default=10, help="timed in each run, after one that is not")
-    add("--peers", type=_peers, default=PEERS, help=f"all, none, or some of {','.join(PEERS)}")
+    add(
+        "--peers",
+        type=functools.partial(parse_peers, known=PEERS),
+        default=PEERS,
+        help=f"all, none, or some of {','.join(PEERS)}",
+    )
     add("--work", type=Path, default=Path("/tmp/inkling-benchmarks"), help="records, environments")
     add("--json", type=Path, help="file for every single value")
     add("--orders", action="store_true", help="only print how well the readers shuffle")
     options = parser.parse_args(argv)
     options.work = options.work.absolute()
     return options
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
-def _peers(text: str) -> tuple[str, ...]:
-    names = {"all": PEERS, "none": ()}.get(text, tuple(text.split(",")))
-    if unknown := set(names) - set(PEERS):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
-    return names
 
 
 def _find_pythons(
@@ -139,24 +139,13 @@ def _find_pythons(
         if environment in pythons:
             continue
         try:
-            pythons[environment] = _make_environment(work, environment)
+            pythons[environment] = make_environment(
+                work / f"{environment}-environment", (*ENVIRONMENTS[environment], CHECKSUMS)
+            )
         except subprocess.CalledProcessError as error:
             reason = str(error.stderr or error).strip().splitlines()[-1]
             _skip(skipped, name, f"cannot be installed: {reason}")
     return pythons
-
-
-def _make_environment(work: Path, name: str) -> Path:
-    """The interpreter of the environment `name`. Raises CalledProcessError if pip cannot make it."""
-    folder = work / f"{name}-environment"
-    python, complete = folder / "bin" / "python", folder / "complete"
-    if not complete.exists():
-        _say(f"installing {', '.join(ENVIRONMENTS[name])} in {folder}")
-        venv.create(folder, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "--quiet", *ENVIRONMENTS[name], CHECKSUMS]
-        subprocess.run(install, check=True, capture_output=True, text=True)
-        complete.touch()
-    return python
 
 
 def _files(name: str, work: Path, count: int) -> list[Path]:
@@ -217,7 +206,7 @@ def _run_one(
     found = json.loads(lines[-1])
     rate = found["images"] / found["seconds"]
     what = f"{name}, {count:,} records, batches of {batch_size}{', cold' if cold else ''}"
-    _say(f"{what}: {rate:,.0f} images/s, {found['peak_mb']:,.0f} MB")
+    say(f"{what}: {rate:,.0f} images/s, {found['peak_mb']:,.0f} MB")
     run_ = StreamRun(
         name,
         count,
@@ -233,7 +222,7 @@ def _run_one(
 
 
 def _skip(skipped: dict[str, str], name: str, why: str) -> None:
-    _say(f"SKIPPED {name}: {why}")
+    say(f"SKIPPED {name}: {why}")
     skipped[name] = why
 
 
@@ -244,10 +233,6 @@ def _versions(pythons: dict[str | None, Path]) -> dict[str, str]:
     for environment in filter(None, pythons):
         versions = dict(pinned.split("==") for pinned in ENVIRONMENTS[environment]) | versions
     return versions
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

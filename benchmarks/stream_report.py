@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.report import QUIET_CORES, Goal
+from benchmarks.report import Goal, describe_noise, goal_table, heading
 
 ROWS = {
     "numpy": "**positioned reads, numpy batches**",
@@ -57,16 +57,14 @@ class StreamResult:
 
 def report(result: StreamResult) -> str:
     """The whole report as markdown."""
-    machine, warm = result.machine, _warm(result, result.count)
+    warm = _warm(result, result.count)
     parts = [
-        f"{result.date}, {machine['cores']} cores of {machine['processor']}, "
-        f"{machine['memory_gb']} GB, Linux {machine['kernel']}",
-        ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+        *heading(result.date, result.machine, result.versions),
         *(_speed_table(result, size) for size in sorted({run.batch_size for run in warm})),
         _memory_table(result),
         *(f"SKIPPED {name}: {why}" for name, why in result.skipped.items()),
-        _noise(warm),
-        _goal_table(goals(result)),
+        describe_noise([run.foreign_cores for run in warm]),
+        goal_table(goals(result), of="the stream"),
     ]
     return "\n\n".join(parts)
 
@@ -162,20 +160,3 @@ def _memory_goal(result: StreamResult, name: str, *, most: float) -> Goal:
         return Goal(wanted)
     found = median(run.peak_mb for run in many) / median(run.peak_mb for run in few)
     return Goal(wanted, f"{found:.2f}", found <= most)
-
-
-def _noise(runs: list[StreamRun]) -> str:
-    busy = [run.foreign_cores for run in runs]
-    loud = sum(cores > QUIET_CORES for cores in busy)
-    text = (
-        f"Other programs kept {median(busy):.2f} cores busy (median of runs; most {max(busy):.2f})."
-    )
-    if loud:
-        text += f" **NOISY: above {QUIET_CORES} cores in {loud} of {len(busy)} runs.**"
-    return text
-
-
-def _goal_table(found: list[Goal]) -> str:
-    verdicts = {True: "pass", False: "**FAIL**", None: "-"}
-    rows = [f"| {goal.wanted} | {goal.found} | {verdicts[goal.passed]} |" for goal in found]
-    return "\n".join(["| goal of the stream | measured | |", "| --- | --- | --- |", *rows])
