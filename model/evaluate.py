@@ -25,7 +25,7 @@ from model.runs import (
     load_run,
 )
 from pipeline.console import Parser, Progress, table
-from pipeline.errors import UsageError, WorkError, command, printable
+from pipeline.errors import UsageError, command, printable
 from pipeline.files import write_json, write_text
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.reader import RecordReader
@@ -92,16 +92,9 @@ def _load_network(folder: Path, config: TrainConfig, manifest: Manifest) -> kera
     """The trained network, less its sigmoid: float32[B, 1], logits."""
     import keras  # TensorFlow takes seconds: all that can be refused was
 
-    from model.network import build_network
+    from model.network import load_trained
 
-    network = build_network(config.network, manifest.image)
-    try:
-        network.load_weights(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, KeyError) as error:
-        raise WorkError(
-            f"{folder / WEIGHTS_FILE} cannot be loaded ({type(error).__name__}); train again: "
-            f"python -m model.train --run {folder} --overwrite"
-        ) from error
+    network = load_trained(config.network, manifest.image, folder / WEIGHTS_FILE)
     # In float32 a sigmoid is 1 from a logit of 17 on: all sure errors would weigh the same.
     network.get_layer("score").activation = keras.activations.linear
     return network

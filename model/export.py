@@ -51,7 +51,7 @@ from model.runs import (
 from model.samples import Sample, sample_files
 from pipeline import __version__
 from pipeline.console import Parser
-from pipeline.errors import ImageRejected, UsageError, WorkError, command, printable
+from pipeline.errors import ImageRejected, UsageError, command, printable
 from pipeline.files import file_sha256, write_json
 from pipeline.images import DEFAULT_MAX_PIXELS
 from pipeline.manifest import load_manifest
@@ -59,8 +59,6 @@ from pipeline.reader import RecordReader
 from pipeline.schema import PREPROCESSING, ImageSpec
 
 if TYPE_CHECKING:
-    import keras
-
     from model.agreement import Agreement
 
 FORMATS = ("keras", "savedmodel", "onnx", "tflite")
@@ -230,9 +228,10 @@ def export(
     cannot be read or the export does not do what the run's model does.
     """
     from model.agreement import measure_agreement  # all of these load TensorFlow
+    from model.network import load_trained
     from model.serving import save_serving_graph
 
-    network = _trained_network(run)
+    network = load_trained(run.config.network, run.image, run.folder / WEIGHTS_FILE)
     network.save(folder / KERAS_FILE)
     save_serving_graph(
         network,
@@ -257,20 +256,6 @@ def export(
     )
     write_json(folder / MODEL_FILE, facts | {"check": agreement.to_json()})
     return agreement
-
-
-def _trained_network(run: Run) -> keras.Model:
-    from model.network import build_network
-
-    network = build_network(run.config.network, run.image)
-    try:
-        network.load_weights(run.folder / WEIGHTS_FILE)
-    except (OSError, ValueError, KeyError) as error:
-        raise WorkError(
-            f"{run.folder / WEIGHTS_FILE} cannot be loaded ({type(error).__name__}); train again: "
-            f"python -m model.train --run {run.folder} --overwrite"
-        ) from error
-    return network
 
 
 def _model_json(run: Run, folder: Path) -> dict[str, Any]:

@@ -218,9 +218,8 @@ class _Follower:
     def steps_done(self, steps: int, logs: dict[str, float]) -> None:
         """`steps` since the beginning of this fit; `logs`: means since that of the epoch."""
         state = self._state
-        state.step = min(
-            self._first + steps, self._last
-        )  # a last, shorter call counts as a full one
+        # Keras counts a last, shorter call as a full one
+        state.step = min(self._first + steps, self._last)
         state.seconds = self.spent + self.seconds()
         _check_loss(self._training, state.step, logs)
         self._draw(state.step - self._epoch_start, logs)

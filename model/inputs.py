@@ -7,12 +7,10 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from pipeline.errors import ImageRejected
-from pipeline.listing import IMAGE_SUFFIXES
+from pipeline.listing import IMAGE_SUFFIXES, is_junk
 
 MAX_FILE_BYTES = 256 << 20
 """A larger file is refused, as the build refuses it."""
-
-_JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def find_images(named: Iterable[str]) -> list[str]:
@@ -34,7 +32,7 @@ def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
         return
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if name.startswith(".") or name.lower() in _JUNK_NAMES:
+        if is_junk(name):
             continue
         if os.path.isdir(path):
             yield from _walk(path, above | {here})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 from keras import layers
 
 from model.config import NetworkConfig
+from pipeline.errors import WorkError
 from pipeline.schema import ImageSpec
 
 
@@ -32,6 +35,22 @@ def build_network(
     if not config.dense:
         _add_dropout(network, config.dropout, precision)
     network.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="score"))
+    return network
+
+
+def load_trained(config: NetworkConfig, spec: ImageSpec, weights: Path) -> keras.Model:
+    """`build_network` in float32 with the weights that a run has left in the file `weights`.
+
+    Raises WorkError if they cannot be read or are of another network.
+    """
+    network = build_network(config, spec)
+    try:
+        network.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise WorkError(
+            f"{weights} cannot be loaded ({type(error).__name__}); train again: "
+            f"python -m model.train --run {weights.parent} --overwrite"
+        ) from error
     return network
 
 

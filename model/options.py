@@ -82,7 +82,7 @@ def _parser() -> Parser:
     add("--patience", type=int, help="stop after so many epochs without a lower validation loss")
     add("--seed", type=int, default=0, help="decides initial weights and the order of the epochs")
     add("--precision", default="auto", choices=PRECISIONS,
-        help="auto: mixed_bfloat16 where the hardware multiplies bfloat16")  # fmt: skip
+        help="auto: mixed_bfloat16 where the hardware is faster with it")  # fmt: skip
     add("--devices", default="one", choices=DEVICES, help="all: share each batch over all GPUs")
     add("--deterministic", action="store_true", help="the same bits again at each run, if slower")
     add("--run", help="folder for the results; default: runs/<name of the model>")

@@ -64,7 +64,7 @@ def _sift(
     for key, size in files:
         folder, _, name = key.rpartition("/")
         suffix = posixpath.splitext(name)[1].lower()
-        if not name or _is_junk(name) or _in_junk(folder):
+        if not name or is_junk(name) or _in_junk(folder):
             hollow.add(folder)
             if name:
                 ignored[suffix or name] += 1
@@ -80,13 +80,14 @@ def _sift(
     return images, {folder for folder in hollow - above if not _in_junk(folder)}
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or the system's own."""
     return (name.startswith(".") and name != "..") or name.lower() in _JUNK_NAMES
 
 
 @functools.lru_cache(maxsize=65_536)
 def _in_junk(folder: str) -> bool:
-    return any(_is_junk(name) for name in folder.split("/") if name != ".")
+    return any(is_junk(name) for name in folder.split("/") if name != ".")
 
 
 def _and_above(folder: str) -> Iterator[str]:
