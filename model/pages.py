@@ -10,7 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.console import clock
 from pipeline.errors import printable
+
+REPORT_FILE = "report.html"
+_NONE = "–"  # where there is no figure
 
 
 def render_page(template: str, values: dict[str, Any]) -> str:
@@ -29,7 +33,10 @@ def render_page(template: str, values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {
+        **{"percent": percent, "decimals": decimals, "thousands": thousands},
+        **{"duration": duration, "shown": shown},
+    }
     script = Markup(get_plotlyjs())
     try:
         return environment.get_template(template).render(values, plotly_script=script)
@@ -43,4 +50,26 @@ def _readable(value: Any) -> Any:
 
 def percent(share: float | None) -> str:
     """`98.27%`; a dash where there is no figure."""
-    return "–" if share is None else f"{100 * share:.2f}%"
+    return _NONE if share is None else f"{100 * share:.2f}%"
+
+
+def decimals(value: float | None, places: int) -> str:
+    """`0.1365` with four `places`; a dash where there is no figure."""
+    return _NONE if value is None else f"{value:,.{places}f}"
+
+
+def thousands(number: float | None) -> str:
+    """`42,529`; a dash where there is no figure."""
+    return _NONE if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`1:02:03`; a dash where there is no figure."""
+    return _NONE if seconds is None else clock(seconds)
+
+
+def shown(value: Any) -> str:
+    """The value of an option to be read: `flip, shift`; `none` where nothing was given."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,14 +1,14 @@
-"""`report.html` of a run: `python -m model.report --run runs/NAME`; `model.evaluate` makes it too.
+"""`report.html` of a run or a study: `python -m model.report --run runs/NAME` or `--study runs/study`.
 
-Made from the run's folder alone: it can be made again after the records have gone, and it never
-opens the test split. A run that was trained and not yet tested has curves only, and the page says so.
+`model.evaluate` makes that of a run too, `model.search` that of a study. Made from the folder alone: it
+can be made again after the records have gone, and it never opens the test split. A run that was trained
+and not yet tested has curves only, and the page says so.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,21 +18,15 @@ from markupsafe import Markup
 
 from model.charts import Line, line_chart
 from model.gallery import load_gallery
+from model.history import read_history
 from model.openings import describe_opening, model_digest
-from model.pages import render_page
-from model.runs import (
-    CONFIG_FILE,
-    EVALUATION_FILE,
-    HISTORY_FILE,
-    RESULT_FILE,
-    WEIGHTS_FILE,
-    load_run,
-)
+from model.pages import REPORT_FILE, render_page
+from model.runs import CONFIG_FILE, EVALUATION_FILE, RESULT_FILE, WEIGHTS_FILE, load_run
+from model.study_report import write_study_report
 from pipeline.console import Parser
 from pipeline.errors import UsageError, command, printable
 from pipeline.files import write_text
 
-REPORT_FILE = "report.html"
 SHOWN_MISCLASSIFIED = 200
 """So many misclassified images are shown, the surest errors first; the page says how many more."""
 
@@ -50,11 +44,17 @@ _CURVES = (  # title, column of x, column or unit of y, columns that are drawn a
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the report of the run that `argv` names."""
-    parser = Parser("python -m model.report", "Make report.html of a trained model.")
-    parser.add_argument("--run", required=True, help="folder that model.train made")
+    """Make the report of the run or the study that `argv` names."""
+    parser = Parser("python -m model.report", "Make report.html of a trained model or a study.")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--run", help="folder that model.train made")
+    asked.add_argument("--study", help="folder that model.search made")
     given = parser.parse_strictly(argv)
-    print(printable(f"report: {write_report(Path(given.run))}"))
+    if given.study is not None:
+        path = write_study_report(Path(given.study))
+    else:
+        path = write_report(Path(given.run))
+    print(printable(f"report: {path}"))
     return 0
 
 
@@ -83,7 +83,7 @@ def _values(folder: Path) -> dict[str, Any]:
         "config": config,
         "options": _options(config["training"]),
         "result": _read_json(folder / RESULT_FILE),
-        "curves": list(_curves(_read_history(folder / HISTORY_FILE))),
+        "curves": list(_curves(read_history(folder))),
         "tested": None,
     }
     if not (folder / EVALUATION_FILE).exists():
@@ -106,33 +106,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _options(training: dict[str, Any]) -> dict[str, str]:
+def _options(training: dict[str, Any]) -> dict[str, Any]:
     """Name and value of each option, those of the network among them."""
     flat = {**training["network"], **training}
     del flat["network"]
-    return {name: _show(value) for name, value in flat.items()}
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return "none" if value is None else str(value)
-
-
-def _read_history(path: Path) -> dict[str, list[float]]:
-    """The columns of `history.csv`; NaN where there is no number."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+    return flat
 
 
 def _curves(history: dict[str, list[float]]) -> Iterator[Markup]:

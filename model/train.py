@@ -40,9 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check_trainable(config: TrainConfig, manifest: Manifest) -> None:
     """Raise UsageError if this network cannot learn these records."""
     config.network.check_fits(manifest.image)
+    check_two_classes(config.records, manifest)
+
+
+def check_two_classes(records: Path, manifest: Manifest) -> None:
+    """Raise UsageError if the records are of more than two classes, or of one."""
     if len(manifest.classes) != 2:
         raise UsageError(
-            f"--records: {config.records} has {len(manifest.classes)} classes; the network has one "
+            f"--records: {records} has {len(manifest.classes)} classes; the network has one "
             "sigmoid unit, for two: build the records with --classes A,B"
         )
 
