@@ -15,6 +15,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pipeline/__init__.py").rea
 WITH_TENSORFLOW_IO = 'python_version < "3.13"'
 WITHOUT_TENSORFLOW_IO = 'python_version >= "3.13"'
 
+POSTGRESQL = "psycopg[binary]>=3.2"
+
 setup(
     name="inkling",
     version=VERSION,
@@ -24,7 +26,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["pipeline*", "model*", "beam_jobs*"]),
-    package_data={"model": ["templates/*.html"]},
+    package_data={"model": ["plans/*.toml", "templates/*.html"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",
         "google-crc32c>=1.6",
@@ -33,19 +35,23 @@ setup(
         'kagglesdk>=0.1.35,<1; python_version >= "3.11"',
         "markupsafe>=3",
         "numpy>=1.26,<3",
+        "optuna>=5,<6",
         "pillow>=11.3",
         "plotly>=7,<8",
         "requests>=2.32",
         "scikit-learn>=1.7",
         "scipy>=1.15",
+        "sqlalchemy>=2",
         f"tensorflow==2.17.1; {WITH_TENSORFLOW_IO}",
         f"tensorflow-io==0.37.1; {WITH_TENSORFLOW_IO}",
         f"tensorflow>=2.20; {WITHOUT_TENSORFLOW_IO}",
         "keras>=3.5,<4",
         "tensorboard>=2.17",  # TensorFlow 2.21 no longer brings it
+        'tomli>=2; python_version < "3.11"',
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "pytest>=8", "ruff>=0.8"],
+        "test": [POSTGRESQL, "hypothesis>=6.100", "pytest>=8", "ruff>=0.8"],
+        "postgresql": [POSTGRESQL],
         "gpu": [
             f"tensorflow[and-cuda]==2.17.1; {WITH_TENSORFLOW_IO}",
             f"tensorflow[and-cuda]>=2.20; {WITHOUT_TENSORFLOW_IO}",

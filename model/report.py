@@ -22,7 +22,7 @@ from model.history import read_history
 from model.openings import describe_opening, model_digest
 from model.pages import REPORT_FILE, render_page
 from model.runs import CONFIG_FILE, EVALUATION_FILE, RESULT_FILE, WEIGHTS_FILE, load_run
-from model.study_report import write_study_report
+from model.studies.page import write_study_report
 from pipeline.console import Parser
 from pipeline.errors import UsageError, command, printable
 from pipeline.files import write_text

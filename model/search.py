@@ -18,32 +18,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.board import Board
-from model.claims import COMPLETE
 from model.config import PRECISIONS
-from model.engine import Search, run_search
-from model.forecast import (
+from model.studies.board import Board
+from model.studies.engine import Search, run_search
+from model.studies.folder import (
+    COMPLETE,
+    JOURNAL_FILE,
+    StudyOptions,
+    begin_study,
+    read_result,
+    study_id,
+    versions,
+)
+from model.studies.forecast import (
     Expected,
     describe_plan,
     estimate_seconds,
     expect_rounds,
     measure_speed,
 )
-from model.plan_files import check_fits, known_plans, load_plan
-from model.plans import Plan, scale_plan
-from model.rounds import Choosing
-from model.storages import check_address, explained, open_storage, public_address
-from model.study import (
-    JOURNAL_FILE,
-    StudyOptions,
-    begin_study,
-    load_result,
-    study_id,
-    versions,
-)
-from model.study_report import write_study_report
+from model.studies.page import write_study_report
+from model.studies.plan_files import check_fits, known_plans, load_plan
+from model.studies.plans import Plan, scale_plan
+from model.studies.rounds import Choosing
+from model.studies.storages import check_address, explained, open_storage, public_address
+from model.studies.trials import CHILD, Workplace, worker_environments
 from model.train import check_two_classes
-from model.trials import CHILD, Workplace, worker_environments
 from pipeline.console import Parser, clock, table
 from pipeline.errors import UsageError, command, printable
 from pipeline.manifest import Manifest, load_manifest
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         storage=public_address(given.storage) if given.storage else None,
         scaled={"available": asked.available, "factor": asked.factor},
     )  # fmt: skip
-    result = load_result(folder)
+    result = read_result(folder)
     if not (result and result["finished"]):
         if not given.quiet:
             print(_introduction(asked), flush=True)

@@ -45,19 +45,20 @@ FLOORS = [
     | {"model.curves", "model.checkpoint"}
     | {"model.converters", "model.headers", "model.inputs", "model.samples"}
     | {"model.charts", "model.gallery", "model.metrics", "model.openings", "model.pages"},
-    {"model.history", "model.parallel"},
-    {"model.study_folder"},
-    {"model.study_report"},
+    {"model.history", "model.parallel", "model.studies"},
+    {
+        f"model.studies.{name}"
+        for name in ("board", "costs", "hparams", "owners", "plans", "storages")
+    },
+    {f"model.studies.{name}" for name in ("folder", "plan_files")},
+    {f"model.studies.{name}" for name in ("claims", "reading")},
+    {f"model.studies.{name}" for name in ("page", "rounds", "trials")},
+    {"model.studies.forecast"},
+    {"model.studies.engine"},
     {"model.options", "model.fit", "model.report"}
     | {"model.agreement", "model.exported", "model.serving"},
     {"model.train", "model.evaluate"} | {"model.export", "model.predict"},
-    {"model.board", "model.costs", "model.hparams", "model.owners", "model.plans"}
-    | {"model.child", "model.storages"},
-    {"model.claims", "model.plan_files", "model.study"},
-    {"model.rounds", "model.trials"},
-    {"model.forecast"},
-    {"model.engine"},
-    {"model.search"},
+    {"model.search", "model.studies.child"},
 ]
 NEIGHBOURS = {("pipeline.example", "pipeline.tfrecord")}
 UPWARDS = {  # `open_source` is the one place that knows every source
@@ -70,12 +71,13 @@ NEVER = {
     | {"pipeline.reader", "pipeline.sequential"},
     "model": {"apache_beam", "beam_jobs", "pipeline.sources", "pipeline.build"},
 }
-TENSORFLOW_ROOMS = {"pipeline.dataset", "model.network", "model.evaluate", "model.fit"} | {
-    f"model.{name}" for name in ("curves", "hardware", "watch")
+TENSORFLOW_ROOMS = {"pipeline.dataset", "pipeline.sequential"} | {
+    f"model.{name}"
+    for name in (
+        *("agreement", "converters", "curves", "evaluate", "export", "exported", "fit", "hardware"),
+        *("headers", "network", "predict", "serving", "watch"),
+    )
 }
-TENSORFLOW_ROOMS |= {"pipeline.sequential"}
-TENSORFLOW_ROOMS |= {"model.agreement", "model.converters", "model.export", "model.exported"}
-TENSORFLOW_ROOMS |= {"model.headers", "model.predict", "model.serving"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -1,4 +1,4 @@
-"""A training or a test as a process of the search's: `python -m model.child train --run DIR --resume`.
+"""A training or a test as a process of a search: `python -m model.studies.child train --run DIR …`.
 
 It ends when its parent does, however that ended: the parent holds the other end of standard input and
 never writes to it, so that the end of the input is the end of the parent.

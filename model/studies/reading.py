@@ -6,7 +6,6 @@ that is running, or that was cut off, can be looked at. Nothing is written here,
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,12 +14,18 @@ from typing import Any
 
 from model.gallery import load_gallery
 from model.history import read_history
-from model.runs import CONFIG_FILE, EVALUATION_FILE, RESULT_FILE, finished_result, load_config
+from model.runs import CONFIG_FILE, EVALUATION_FILE, finished_result, load_config
+from model.studies.folder import (
+    COMPLETE,
+    ROUNDS_FOLDER,
+    STUDY_FILE,
+    read_object,
+    read_result,
+    read_study,
+)
 from pipeline.errors import UsageError
 
-STUDY_FILE = "study.json"
-ROUNDS_FOLDER = "rounds"
-COMPLETE, UNFINISHED = "complete", "unfinished"
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -95,13 +100,13 @@ def load_study(folder: Path) -> Study:
     Raises UsageError if it is no study, or if a file of it is damaged; ValueError, LookupError,
     TypeError, AttributeError or csv.Error if a file holds something else than a search writes.
     """
-    about = _read_object(folder / STUDY_FILE)
+    about = read_study(folder)
     if about is None:
         raise UsageError(
             f"--study: {folder} has no {STUDY_FILE}, so it is no study; make one: "
             f"python -m model.search --records tfrecords/ --study {folder}"
         )
-    result = _read_object(folder / RESULT_FILE) or {}
+    result = read_result(folder) or {}
     finished, finalists = bool(result.get("finished")), result.get("finalists") or ()
     found = _runs_by_round(folder)
     rounds = [_told_round(folder, one, found) for one in result.get("rounds") or ()]
@@ -116,19 +121,6 @@ def load_study(folder: Path) -> Study:
         winner=result.get("winner") or "",
         why=result.get("why") or "",
     )
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """None if there is no such file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); run the same search again") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} is damaged (no JSON object); run the same search again")
-    return values
 
 
 def _runs_by_round(folder: Path) -> dict[str, list[str]]:
@@ -250,6 +242,6 @@ def _finalist(folder: Path, values: dict[str, Any]) -> Finalist:
         val_loss_std=_finite(values["val_loss_std"]),
         seeds=len({values["run"], *values["repeats"]}),
         parameters=(finished_result(run) or {}).get("parameters"),
-        tested=_read_object(run / EVALUATION_FILE),
+        tested=read_object(run / EVALUATION_FILE),
         pictures=load_gallery(run),
     )

@@ -21,7 +21,8 @@ from model.charts import Line, Look, linked_chart, looks
 from model.openings import describe_opening
 from model.pages import REPORT_FILE, render_page
 from model.parallel import Axis, parallel_chart
-from model.study_folder import COMPLETE, UNFINISHED, Finalist, Round, Study, Trial, load_study
+from model.studies.folder import COMPLETE
+from model.studies.reading import UNFINISHED, Finalist, Round, Study, Trial, load_study
 from pipeline.errors import UsageError
 from pipeline.files import write_text
 

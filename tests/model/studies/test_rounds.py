@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from model.claims import Candidate, Standing
 from model.config import NetworkConfig
-from model.costs import Speed, count_multiplications, count_parameters
-from model.plan_files import load_plan, parse_plan
-from model.plans import Final
-from model.rounds import (
+from model.studies.claims import Candidate, Standing
+from model.studies.costs import Speed, count_multiplications, count_parameters
+from model.studies.plan_files import load_plan, parse_plan
+from model.studies.plans import Final
+from model.studies.rounds import (
     Choosing,
     choose_winner,
     finalists,

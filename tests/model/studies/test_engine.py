@@ -15,19 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from model.board import Board
-from model.engine import Search, run_search
-from model.plan_files import load_plan
-from model.plans import scale_plan
-from model.storages import open_storage
-from model.study import StudyOptions, study_id
-from model.trials import Workplace, worker_environments
+from model.studies.board import Board
+from model.studies.engine import Search, run_search
+from model.studies.folder import StudyOptions, study_id
+from model.studies.plan_files import load_plan
+from model.studies.plans import scale_plan
+from model.studies.storages import open_storage
+from model.studies.trials import Workplace, worker_environments
 from pipeline.errors import WorkError
 from pipeline.manifest import load_manifest
-from tests.model.studies import final_table
+from tests.model.studies.tables import final_table
 
-ROOT = Path(__file__).parents[2]
-TINY = (sys.executable, "-u", "-m", "tests.model.tiny_child")
+ROOT = Path(__file__).parents[3]
+TINY = (sys.executable, "-u", "-m", "tests.model.studies.tiny_child")
 
 PLAN = """
 [[round]]
@@ -51,7 +51,7 @@ repeats = 2
 
 SEARCH = """
 import sys
-from tests.model.test_engine import Asked
+from tests.model.studies.test_engine import Asked
 Asked.from_command_line(sys.argv).run()
 """
 
@@ -193,7 +193,7 @@ def test_a_training_that_goes_wrong_is_recorded_and_stops_nothing(
     assert (last["model"], last["state"], last["why"]) == ("2-conv-4-nodes-0-dense", state, why)
     assert last["val_loss"] is None
     begun = [words[1] for words in asked.log() if words[0] == "begin"]
-    assert begun.count("2-conv-4-nodes-0-dense") == attempts
+    assert begun.count("round-1/2-conv-4-nodes-0-dense") == attempts
     assert result["finished"]
     assert "2-conv-4-nodes-0-dense" not in result["rounds"][0]["chosen"]
 
@@ -350,7 +350,7 @@ def test_a_stopped_worker_that_wakes_up_finds_its_trial_gone(asked):
 
 MEASURED = """
 import sys, threading, time
-from tests.model.test_engine import Asked
+from tests.model.studies.test_engine import Asked
 
 megabytes = []
 

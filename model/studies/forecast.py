@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import NetworkConfig, TrainConfig
-from model.costs import Speed, count_multiplications, count_parameters, trial_work
-from model.plans import Plan, Round, combinations
-from model.rounds import LEARNING_RATE, Choosing, network_of
-from model.runs import CONFIG_FILE, HISTORY_FILE, config_json
-from model.study import StudyOptions
-from model.trials import CHILD, Workplace, read_history, run_child
+from model.history import read_epochs
+from model.runs import CONFIG_FILE, config_json
+from model.studies.costs import Speed, count_multiplications, count_parameters, trial_work
+from model.studies.folder import StudyOptions
+from model.studies.plans import Plan, Round, combinations
+from model.studies.rounds import LEARNING_RATE, Choosing, network_of
+from model.studies.trials import CHILD, Workplace, run_child
 from pipeline.errors import WorkError
 from pipeline.files import write_json
 from pipeline.manifest import Manifest
@@ -147,7 +148,7 @@ def _measure_one(
     if status:
         raise WorkError(f"the measurement failed: {reason}")
     passed = time.monotonic() - begun
-    seconds = 1 / read_history(run / HISTORY_FILE)[-1]["images_per_second"]
+    seconds = 1 / read_epochs(run)[-1]["images_per_second"]
     images = _MEASURED_EPOCHS * config.examples * (1 - _MEASURED_VALIDATION)
     return seconds, max(0.0, passed - images * seconds)
 

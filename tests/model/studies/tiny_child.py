@@ -1,4 +1,4 @@
-"""A small real command in the place of `model.child`: quick, and it can be told to go wrong.
+"""A small real command in the place of `model.studies.child`: quick, and it can be told to go wrong.
 
 It leaves the files of a run, one epoch after another, and goes on where it was cut off. TINY_SECONDS:
 of an epoch; TINY_FAULTS: JSON, fault by model name; TINY_LOG: a file that gets a line for each start
@@ -16,9 +16,9 @@ import threading
 import time
 from pathlib import Path
 
-from model.child import _end_with_parent
 from model.config import TrainConfig
 from model.openings import model_digest
+from model.studies.child import _end_with_parent
 
 COLUMNS = ("epoch", "seconds", "images_per_second", "loss", "val_loss", "val_accuracy")
 KINDS = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM}
@@ -39,7 +39,8 @@ def log(*words: object) -> None:
 def train(run: Path) -> int:
     values = json.loads((run / "config.json").read_text())
     config = TrainConfig.from_json(values["training"])
-    log("begin", run.name, os.getpid())
+    name = f"{run.parent.name}/{run.name}"
+    log("begin", name, os.getpid())
     network = config.network
     fault = json.loads(os.environ.get("TINY_FAULTS", "{}")).get(network.name, "")
     rows = []
@@ -65,7 +66,7 @@ def train(run: Path) -> int:
     aside = run / ".result"
     aside.write_text(json.dumps(result))
     aside.replace(run / "result.json")
-    log("end", run.name, os.getpid())
+    log("end", name, os.getpid())
     return 0
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.studies import final_table
-from tests.model.test_engine import PLAN, Asked
+from tests.model.studies.tables import final_table
+from tests.model.studies.test_engine import PLAN, Asked
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import PRECISIONS
-from model.plans import Plan, slug
+from model.studies.plans import Plan, slug
 from pipeline import __version__
 from pipeline.errors import UsageError
 from pipeline.files import write_json
@@ -32,6 +32,12 @@ STUDY_FILE = "study.json"
 RESULT_FILE = "result.json"
 JOURNAL_FILE = "storage.journal"
 FINAL_LOCK_FILE = "final.lock"
+ROUNDS_FOLDER = "rounds"
+
+_MEND = "remove it and run the same search again"
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+"""What became of a trial, in `result.json`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def begin_study(
         "options": asdict(options),
         "storage": storage,
     }
-    there = load_study(folder)
+    there = read_study(folder)
     if there is not None:
         _check_same(folder, there, asked)
         return there
@@ -118,25 +124,26 @@ def _is_free(folder: Path) -> bool:
     return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
-def load_study(folder: Path) -> dict[str, Any] | None:
+def read_study(folder: Path) -> dict[str, Any] | None:
     """What `study.json` holds; None if there is none. Raises UsageError if it is damaged."""
-    return _load(folder / STUDY_FILE)
+    return read_object(folder / STUDY_FILE)
 
 
-def load_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path) -> dict[str, Any] | None:
     """What `result.json` holds; None if there is none. Raises UsageError if it is damaged."""
-    return _load(folder / RESULT_FILE)
+    return read_object(folder / RESULT_FILE)
 
 
-def _load(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None if there is none. Raises UsageError if it is damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise UsageError(f"--study: {path} is damaged ({error}); remove it") from error
+        raise UsageError(f"--study: {path} is damaged ({error}); {_MEND}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"--study: {path} is not ours; give another folder")
+        raise UsageError(f"--study: {path} is damaged (no JSON object); {_MEND}")
     return values
 
 

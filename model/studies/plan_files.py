@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from model.config import max_convolutions
-from model.plans import (
+from model.studies.plans import (
     HYPERPARAMETERS,
     REPEATS_ROUND,
     Final,
@@ -64,7 +64,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PLANS_FOLDER = Path(__file__).parent / "plans"
+PLANS_FOLDER = Path(__file__).parents[1] / "plans"
 SAMPLERS = ("random", "tpe")
 
 _NEEDED = ("conv", "units", "dense")

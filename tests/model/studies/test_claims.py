@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from model.claims import (
+from model.studies.claims import (
     MOST_FRUITLESS,
     Candidate,
     ClaimLost,
@@ -22,8 +22,8 @@ from model.claims import (
     offer,
     standings,
 )
-from model.owners import Owner
-from model.storages import open_storage, public_address
+from model.studies.owners import Owner
+from model.studies.storages import open_storage, public_address
 from pipeline.errors import UsageError, WorkError
 
 PARAMS = {"conv": 1, "units": 2, "dense": 0, "dropout": 0.0, "growth": 1.0}
@@ -37,9 +37,9 @@ CANDIDATES = [
 
 DIE_IN_A_CLAIM = """
 import json, os, signal, sys
-from model.claims import StoredRound, claim
-from model.owners import Owner
-from model.storages import open_storage
+from model.studies.claims import StoredRound, claim
+from model.studies.owners import Owner
+from model.studies.storages import open_storage
 
 stored = StoredRound.open(open_storage(sys.argv[1]), "s/r")
 if sys.argv[2] == "between":
@@ -55,10 +55,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 CLAIM_ALL = """
 import sys
-from model.claims import Candidate, StoredRound, claim, offer
-from model.owners import Owner
-from model.storages import open_storage
-from tests.model.test_claims import FIGURES, PARAMS
+from model.studies.claims import Candidate, StoredRound, claim, offer
+from model.studies.owners import Owner
+from model.studies.storages import open_storage
+from tests.model.studies.test_claims import FIGURES, PARAMS
 
 stored = StoredRound.open(open_storage(sys.argv[1]), "s/r")
 candidates = [Candidate(i, f"m{i}", {**PARAMS, "units": 2 + i}, 0, f"rounds/r/{i}") for i in range(20)]

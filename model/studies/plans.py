@@ -1,4 +1,4 @@
-"""What a plan of a study is: rounds of models, and what comes after them. See `model.plan_files`."""
+"""What a plan of a study is: rounds of models, and what comes after them. Files: `plan_files`."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from model.owners import Owner
-from model.plans import HYPERPARAMETERS
+from model.studies.folder import COMPLETE, FAILED, PRUNED
+from model.studies.owners import Owner
+from model.studies.plans import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     import optuna
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 MOST_FRUITLESS = 3
 
-COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 _LOST, _DUPLICATE, _STOPPED = "lost", "duplicate", "stopped"
 _ASKED_BY = "asked by "
 

@@ -15,7 +15,7 @@ import pytest
 
 from model.search import main as search
 from pipeline.manifest import load_manifest
-from tests.model.studies import final_table
+from tests.model.studies.tables import final_table
 
 PLAN = """
 [[round]]

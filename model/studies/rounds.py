@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.claims import COMPLETE, PRUNED, Candidate, Standing
 from model.config import NetworkConfig
-from model.plans import (
+from model.studies.claims import Candidate, Standing
+from model.studies.folder import COMPLETE, PRUNED, ROUNDS_FOLDER
+from model.studies.plans import (
     HYPERPARAMETERS,
     REPEATS_ROUND,
     Final,
@@ -25,7 +26,6 @@ from model.plans import (
 )
 from pipeline.hashing import stable_hash
 
-ROUNDS_FOLDER = "rounds"
 LEARNING_RATE = 0.001
 """Where a plan says nothing, and as `model.train` has it."""
 

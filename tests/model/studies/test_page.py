@@ -16,7 +16,7 @@ from model.charts import looks
 from model.config import NetworkConfig
 from model.parallel import Axis, measure_numbers, parallel_chart, place_values
 from model.report import main as report
-from model.study_report import write_study_report
+from model.studies.page import write_study_report
 from model.train import main as train
 from pipeline.manifest import load_manifest
 from tests.chromium import Chromium
@@ -76,7 +76,7 @@ def study(tmp_path_factory) -> Study:
     root = tmp_path_factory.mktemp("study")
     study = Study(root / "study", root / "records")
     write_images(root / "images")
-    options = ("--classes", ",".join(NASTY_CLASSES), "--image_size", "8x8", "--test_fraction", 0.5)
+    options = ("--classes", ",".join(NASTY_CLASSES), "--image_size", "12x12", "--test_fraction", 0.5)
     assert build("--input", root / "images", "--output", study.records, *options) == 0
     for network in NETWORKS:
         assert study.train(f"wide/{network.name}", network, "--epochs", 3) == 0
@@ -311,7 +311,7 @@ def test_how_it_was_made_is_told(study):
     for expected in (
         f"records {study.records}",
         f"digest {load_manifest(study.records).digest}",
-        "image 8x8x1",
+        "image 12x12x1",
         "seed 7 repeats 2 precision auto augment none",
         "cores 2 processor <u>quick</u> memory_gb 8 gpus A, B",
         "begun 2026-11-22T16:00:00Z all rounds 1:01:01",
@@ -479,7 +479,7 @@ def test_what_cannot_be_reported_gets_one_clear_line(capsys, arguments, line):
     ("values", "places", "ticks"),
     [
         ([32, 64], [0.25, 0.75], [(0.25, "32"), (0.75, "64")]),
-        ([64, 32, 32], [0.75, 0.15, 0.35], [(0.25, "32"), (0.75, "64")]),  # side by side
+        ([64, 32, 32], [0.75, 0.2, 0.3], [(0.25, "32"), (0.75, "64")]),  # side by side
         (["b", 2, None], [0.75, 0.25, None], [(0.25, "2"), (0.75, "b")]),
         (list(range(9)), [step / 8 for step in range(9)], None),  # too many for places of their own
     ],

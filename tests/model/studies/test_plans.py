@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model.plan_files import check_fits, known_plans, load_plan, parse_plan
-from model.plans import Span, scale_plan
-from model.rounds import Choosing
+from model.studies.plan_files import check_fits, known_plans, load_plan, parse_plan
+from model.studies.plans import Span, scale_plan
+from model.studies.rounds import Choosing
 from pipeline.errors import UsageError
 from pipeline.schema import ImageSpec
 

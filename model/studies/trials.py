@@ -7,7 +7,6 @@ the search.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import select
@@ -22,23 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.claims import Claim, ClaimLost
 from model.config import TrainConfig
-from model.costs import count_parameters
-from model.hparams import write_hparams
+from model.history import read_epochs
 from model.runs import (
     CONFIG_FILE,
-    HISTORY_FILE,
     TENSORBOARD_FOLDER,
     config_json,
     finished_result,
 )
-from model.study import usable_cores
+from model.studies.claims import Claim, ClaimLost
+from model.studies.costs import count_parameters
+from model.studies.folder import usable_cores
+from model.studies.hparams import write_hparams
 from pipeline.errors import WorkError, printable
 from pipeline.files import write_json
 from pipeline.manifest import Manifest
 
-CHILD = (sys.executable, "-u", "-m", "model.child")
+CHILD = (sys.executable, "-u", "-m", "model.studies.child")
 LOG_FILE = "trial.log"
 FIGURES = (
     *("parameters", "epochs", "best_epoch", "val_loss", "val_accuracy", "seconds"),
@@ -127,7 +126,7 @@ def run_child(
 def _started(
     command: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen]:
-    """A process that is killed if the block ends before it; it cannot outlive us (`model.child`)."""
+    """A process that is killed if the block ends before it; it cannot outlive us (see `child`)."""
     with (
         open(log, "ab") as errors,
         subprocess.Popen(
@@ -194,14 +193,14 @@ class _Follower:
         epoch_done: Callable[[dict[str, float]], None],
     ) -> None:  # fmt: skip
         self._claim, self._prune, self._epoch_done = claim, prune, epoch_done
-        self._history = folder / HISTORY_FILE
+        self._folder = folder
         self._rows: list[dict[str, float]] = []
 
     def line(self, text: str) -> None:
         """A line of the training's output. Raises _Pruned."""
         if not text.startswith("epoch "):
             return
-        rows = read_history(self._history)
+        rows = read_epochs(self._folder)
         self._claim.advance(len(rows))
         for row in rows[len(self._rows) :]:  # after a resumption: those of before as well
             self._rows.append(row)
@@ -222,12 +221,6 @@ class _Follower:
             "seconds": self._rows[-1]["seconds"],
             "images_per_second": best["images_per_second"],
         }
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a `history.csv`. Raises OSError or ValueError."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _settle(claim: Claim, status: int, reason: str, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 Each worker goes the same way: it offers what is missing, takes up what others have lost, does one
 trial after another, and leaves a round when every candidate of it is settled. What comes next is a
-pure function of what is stored (`model.rounds`), so there is nobody to ask and nothing to lose.
+pure function of what is stored (`model.studies.rounds`), so there is nobody to ask and nothing to lose.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.board import Board
-from model.claims import (
-    COMPLETE,
+from model.config import TrainConfig
+from model.openings import model_digest
+from model.runs import EVALUATION_FILE, WEIGHTS_FILE
+from model.studies.board import Board
+from model.studies.claims import (
     Candidate,
     Claim,
     ClaimLost,
@@ -30,13 +32,12 @@ from model.claims import (
     offer,
     standings,
 )
-from model.config import TrainConfig
-from model.costs import count_parameters
-from model.forecast import Expected, expected_work
-from model.openings import model_digest
-from model.owners import Owner
-from model.plans import REPEATS_ROUND, Plan, Round
-from model.rounds import (
+from model.studies.costs import count_parameters
+from model.studies.folder import COMPLETE, FINAL_LOCK_FILE, RESULT_FILE, StudyOptions
+from model.studies.forecast import Expected, expected_work
+from model.studies.owners import Owner
+from model.studies.plans import REPEATS_ROUND, Plan, Round
+from model.studies.rounds import (
     Choosing,
     Finalist,
     best,
@@ -46,9 +47,7 @@ from model.rounds import (
     ranked,
     with_repeats,
 )
-from model.runs import EVALUATION_FILE, WEIGHTS_FILE
-from model.study import FINAL_LOCK_FILE, RESULT_FILE, StudyOptions
-from model.trials import FIGURES, Stopped, Workplace, run_child, run_trial, text_figures
+from model.studies.trials import FIGURES, Stopped, Workplace, run_child, run_trial, text_figures
 from pipeline.console import clock
 from pipeline.errors import WorkError
 from pipeline.files import write_json

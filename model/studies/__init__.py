@@ -1,0 +1,1 @@
+"""Studies: what is trained and compared, by which workers, and what came of it (`model.search`)."""
