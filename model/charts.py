@@ -21,6 +21,7 @@ _COLOURS = ("#3b82f6", "#f97316", "#16a34a", "#a855f7", "#e11d48", "#0891b2", "#
 _MORE_COLOURS = (*_COLOURS, "#f472b6")
 _DASHES = ("", "7,3", "2,3", "11,3,2,3", "4,7", "16,4")
 _FAINT = "#94a3b8"
+_FEW_TICKS = 12
 _HOVER = (  # names are looked up, not written in: they could hold a %{…} of their own
     "<b>%{fullData.name}</b><br>%{xaxis.title.text}: %{x}<br>%{yaxis.title.text}: %{y:.5~g}"
 )
@@ -60,7 +61,7 @@ def looks(count: int) -> list[Look]:
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     """A chart of `lines` as a fragment of HTML; `title` must be the only one such on its page."""
-    layout = _axes(x_label, y_label) | {"colorway": _COLOURS, "showlegend": len(lines) > 1}
+    layout = _axes(lines, x_label, y_label) | {"colorway": _COLOURS, "showlegend": len(lines) > 1}
     name = "chart-" + re.sub(r"\W+", "-", title.lower())
     return draw_chart(title, [_trace(line) for line in lines], layout, div_id=name, height=320)
 
@@ -69,7 +70,7 @@ def linked_chart(
     title: str, lines: Sequence[Line], *, x_label: str, y_label: str, div_id: str
 ) -> Markup:
     """A chart of many `lines` as a fragment of HTML, without a legend: the page links several."""
-    layout = _axes(x_label, y_label) | {"showlegend": False}
+    layout = _axes(lines, x_label, y_label) | {"showlegend": False}
     return draw_chart(title, [_trace(line) for line in lines], layout, div_id=div_id, height=400)
 
 
@@ -108,9 +109,12 @@ def draw_chart(
     return Markup(fragment)
 
 
-def _axes(x_label: str, y_label: str) -> dict[str, Any]:
+def _axes(lines: Sequence[Line], x_label: str, y_label: str) -> dict[str, Any]:
+    x = {value for line in lines for value in line.x}
+    counted = len(x) <= _FEW_TICKS and all(float(value).is_integer() for value in x)
     return {
-        "xaxis": {"title": {"text": plain(x_label)}, "zeroline": False},
+        "xaxis": {"title": {"text": plain(x_label)}, "zeroline": False}
+        | ({"dtick": 1} if counted else {}),  # there is no half an epoch
         "yaxis": {"title": {"text": plain(y_label)}, "zeroline": False, "automargin": True},
     }
 

@@ -70,7 +70,7 @@ class _Asked:
     def expected(self) -> list[Expected]:
         """What the rounds will hold, as far as is known."""
         choosing = Choosing(self.options.seed, self.options.batch_size)
-        return expect_rounds(self.scaled, choosing, self.manifest)
+        return expect_rounds(self.scaled, choosing, self.manifest, repeats=self.options.repeats)
 
 
 @command
@@ -184,17 +184,16 @@ def _lines(text: str) -> str:
 
 
 def _estimate(asked: _Asked) -> str:
-    plan, expected, repeats = asked.scaled, asked.expected, asked.options.repeats
+    expected = asked.expected
     speed = measure_speed(
         expected, asked.options, asked.records, asked.manifest, environment=os.environ
     )
-    seconds = estimate_seconds(
-        expected, speed, asked.manifest, finalists=plan.final.take, repeats=repeats
-    )
-    names = [*(one.round.name for one in expected), "repeats"]
-    counts = [*(len(one.models) for one in expected), plan.final.take * repeats]
-    rows = list(zip(names, counts, map(clock, seconds), strict=True))
-    rows.append(("all", sum(counts), clock(sum(seconds))))
+    seconds = estimate_seconds(expected, speed, asked.manifest)
+    rows = [
+        (one.round.name, len(one.models), clock(time))
+        for one, time in zip(expected, seconds, strict=True)
+    ]
+    rows.append(("all", sum(count for _, count, _ in rows), clock(sum(seconds))))
     return (
         f"{table([('round', 'trainings', 'estimate'), *rows])}\nan estimate: the cheapest and the "
         "costliest network were trained for a moment on this machine; one training at a time; where "

@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,9 @@ from model.studies.claims import (
 )
 from model.studies.costs import count_parameters
 from model.studies.folder import COMPLETE, FINAL_LOCK_FILE, RESULT_FILE, StudyOptions
-from model.studies.forecast import Expected, expected_work
+from model.studies.forecast import Expected, seconds_left
 from model.studies.owners import Owner
-from model.studies.plans import REPEATS_ROUND, Plan, Round
+from model.studies.plans import Plan, Round
 from model.studies.rounds import (
     Choosing,
     Finalist,
@@ -45,6 +45,7 @@ from model.studies.rounds import (
     finalists,
     network_of,
     ranked,
+    repeats_round,
     with_repeats,
 )
 from model.studies.trials import FIGURES, Stopped, Workplace, run_child, run_trial, text_figures
@@ -126,8 +127,7 @@ def _run_repeats(
 ) -> list[Standing]:
     if not search.options.repeats:
         return []
-    last = next(one for one in search.plan.rounds if one.name == search.plan.final.rounds[0])
-    again = replace(last, name=REPEATS_ROUND, prune=False, sample=None, models=(), take=0)
+    again = repeats_round(search.plan)
     candidates = search.choosing.repeats(chosen, search.options.repeats)
     found = ranked(_run_round(search, again, (), candidates))
     rounds.append(_round_json(search, again, found))
@@ -209,41 +209,32 @@ class _Work:
 
     def describe(self) -> str:
         """A line for the screen."""
-        now, study = self._seconds_left()
+        now, study = (seconds / len(self.search.workplaces) for seconds in self._seconds_left())
         return (
             f"{self.round.name}: {self.settled()} of {self.expected} models done, {_clock(now)} left; "
             f"study: {_clock(study)} left"
         )
 
     def _seconds_left(self) -> tuple[float, float]:
-        """Of the round and of the study, by the pace so far; NaN while nothing is known of it.
+        search, trials = self.search, self.stored.trials()
+        settled = [one for one in standings(trials).values() if one.state]
+        begun = [
+            (trial.params, trial.user_attrs.get("epoch", 0) / self.round.epochs)
+            for trial in trials
+            if trial.state.name == "RUNNING"
+        ]
+        done = {**search.done, self.round.name: settled}
+        return seconds_left(self._known(), self.round.name, done, begun, search.manifest)
 
-        Where the models of a later round are not yet known, the costliest are taken.
-        """
-        search, found = self.search, standings(self.stored.trials())
-        rounds = {one.name: one for one in search.plan.rounds}
-        done = [(rounds[name], one) for name, some in search.done.items() for one in some]
-        done += [(self.round, one) for one in found.values()]
-        spent = sum(one.figures.get("seconds", 0.0) for _, one in done)
-        work = sum(self._work_of(a_round, one) for a_round, one in done if one.figures)
-        pace = spent / work / len(search.workplaces) if work else math.nan
-        whole = self._whole_work(self.round)
-        mine = sum(self._work_of(self.round, one) for one in found.values() if one.state)
-        rest = [one for one in search.plan.rounds if one.name not in search.done]
-        later = sum(self._whole_work(one) for one in rest if one.name != self.round.name)
-        left = max(0.0, whole - mine)
-        return pace * left, pace * (left + later)
-
-    def _work_of(self, one: Round, standing: Standing) -> float:
-        return expected_work(one, standing.candidate.params, self.search.manifest)
-
-    def _whole_work(self, one: Round) -> float:
-        """Of all the models of a round, as far as they are known."""
-        expected = {known.round.name: known.models for known in self.search.expected}
-        models: Sequence[Mapping[str, float]] = expected.get(one.name, ())
-        if one.name == self.round.name and self.candidates is not None:
-            models = [candidate.params for candidate in self.candidates]
-        return sum(expected_work(one, params, self.search.manifest) for params in models)
+    def _known(self) -> list[Expected]:
+        """What was expected, and of this round what is known by now."""
+        if self.candidates is None:
+            return list(self.search.expected)
+        models = tuple(candidate.params for candidate in self.candidates)
+        return [
+            Expected(one.round, models) if one.round.name == self.round.name else one
+            for one in self.search.expected
+        ]
 
     def go_on(self, number: int, place: Workplace) -> None:
         """What one worker does until the round is over."""
@@ -286,11 +277,11 @@ class _Work:
         def show(row: Mapping[str, float]) -> None:
             search.board.show(
                 worker,
-                f"{title}  epoch {int(row['epoch'])}/{one.epochs}  loss {row['loss']:.4f}  "
+                f"{candidate.model}  epoch {int(row['epoch'])}/{one.epochs}  loss {row['loss']:.4f}  "
                 f"val_loss {row['val_loss']:.4f}  {row['images_per_second']:,.0f} images/s",
             )
 
-        search.board.show(worker, f"{title}  starting")
+        search.board.show(worker, f"{candidate.model}  starting")
         try:
             run_trial(
                 claimed, search.folder / candidate.run, config, search.manifest,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.config import NetworkConfig, TrainConfig
 from model.history import read_epochs
 from model.runs import CONFIG_FILE, config_json
+from model.studies.claims import Standing
 from model.studies.costs import Speed, count_multiplications, count_parameters, trial_work
 from model.studies.folder import StudyOptions
 from model.studies.plans import Plan, Round, combinations
-from model.studies.rounds import LEARNING_RATE, Choosing, network_of
+from model.studies.rounds import LEARNING_RATE, Choosing, network_of, repeats_round
 from model.studies.trials import CHILD, Workplace, run_child
 from pipeline.errors import WorkError
 from pipeline.files import write_json
@@ -30,18 +33,19 @@ Params = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Expected:
-    """A round as far as it is known beforehand. known: whether `models` are surely its models.
+    """A round as far as it is known beforehand.
 
-    Where they depend on results, the costliest that may come stand in their place.
+    Where its models depend on results, the costliest that may come stand in their place.
     """
 
     round: Round
     models: tuple[Params, ...]
-    known: bool
 
 
-def expect_rounds(plan: Plan, choosing: Choosing, manifest: Manifest) -> list[Expected]:
-    """What each round will or may hold."""
+def expect_rounds(
+    plan: Plan, choosing: Choosing, manifest: Manifest, *, repeats: int
+) -> list[Expected]:
+    """What each round will or may hold; last the `repeats` further trainings of each finalist."""
     found: list[Expected] = []
     for one in plan.rounds:
         if one.sample:
@@ -50,8 +54,11 @@ def expect_rounds(plan: Plan, choosing: Choosing, manifest: Manifest) -> list[Ex
             taken = _costliest(found[-1].models, one.take, manifest) if one.take else []
             varied = [{**model, **more} for model in taken for more in combinations(one.vary or {})]
             models = [choosing.complete(values) for values in [*varied, *one.models]]
-        found.append(Expected(one, tuple(models), known=not one.take and not one.sample))
-    return found
+        found.append(Expected(one, tuple(models)))
+    compared = [one for one in found if one.round.name in plan.final.rounds]
+    models = [params for one in compared for params in one.models]
+    again = _costliest(models, plan.final.take, manifest) * repeats
+    return [*found, Expected(repeats_round(plan), tuple(again))] if again else found
 
 
 def _examples_of_space(one: Round, choosing: Choosing) -> list[Params]:
@@ -71,7 +78,7 @@ def describe_plan(
 ) -> list[str]:  # fmt: skip
     """Rounds and models, in lines for a person."""
     lines = []
-    for index, one in enumerate(expected):
+    for index, one in enumerate(expected[: len(plan.rounds)]):
         examples = one.round.examples or manifest.splits["train"].records
         lines.append(
             f"{one.round.name}: {len(one.models)} models, {examples:,} examples, "
@@ -153,35 +160,50 @@ def _measure_one(
     return seconds, max(0.0, passed - images * seconds)
 
 
-def estimate_seconds(
-    expected: Sequence[Expected], speed: Speed, manifest: Manifest, *, finalists: int, repeats: int
-) -> list[float]:
-    """Seconds of each round, and last of the repeats, one training at a time."""
-    found = []
+def estimate_seconds(expected: Sequence[Expected], speed: Speed, manifest: Manifest) -> list[float]:
+    """Seconds of each round, one training at a time."""
+    return [
+        sum(
+            speed.seconds(network_of(params), manifest.image, **_size(one.round, manifest))
+            for params in one.models
+        )
+        for one in expected
+    ]
+
+
+def seconds_left(
+    expected: Sequence[Expected], here: str, done: Mapping[str, Sequence[Standing]],
+    begun: Sequence[tuple[Params, float]], manifest: Manifest,
+) -> tuple[float, float]:  # fmt: skip
+    """Of the round `here` and of the whole study, one training at a time, by the pace so far.
+
+    done: settled trainings by round; begun: hyper-parameters of a running training of `here`, and the
+    share of it that is over. NaN while nothing is known of the pace.
+    """
+
+    def work(one: Expected, params: Params) -> float:
+        return trial_work(network_of(params), manifest.image, **_size(one.round, manifest))
+
+    left, later, spent, worked = 0.0, 0.0, 0.0, 0.0
     for one in expected:
-        found.append(sum(_seconds(one.round, params, speed, manifest) for params in one.models))
-    last = expected[-1]
-    costliest = _costliest(last.models, finalists, manifest)
-    again = [_seconds(last.round, params, speed, manifest) for params in costliest]
-    return [*found, repeats * sum(again)]
+        settled = done.get(one.round.name, ())
+        worth = [work(one, standing.candidate.params) for standing in settled]
+        measured = [(w, s.figures) for w, s in zip(worth, settled, strict=True) if s.figures]
+        spent += sum(figures["seconds"] for _, figures in measured)
+        worked += sum(some for some, _ in measured)
+        rest = sum(work(one, params) for params in one.models) - sum(worth)
+        if one.round.name == here:
+            left = rest - sum(share * work(one, params) for params, share in begun)
+        elif one.round.name not in done:
+            later += rest
+    pace = spent / worked if worked else math.nan
+    return pace * max(0.0, left), pace * max(0.0, left + later)
 
 
-def expected_work(one: Round, params: Params, manifest: Manifest) -> float:
-    """Multiplications of a training of that round."""
-    return trial_work(
-        network_of(params),
-        manifest.image,
-        examples=one.examples or manifest.splits["train"].records,
-        epochs=one.epochs,
-        validation=one.validation_fraction,
-    )
-
-
-def _seconds(one: Round, params: Params, speed: Speed, manifest: Manifest) -> float:
-    return speed.seconds(
-        network_of(params),
-        manifest.image,
-        examples=one.examples or manifest.splits["train"].records,
-        epochs=one.epochs,
-        validation=one.validation_fraction,
-    )
+def _size(one: Round, manifest: Manifest) -> dict[str, Any]:
+    """What a training of that round has to do, as `model.studies.costs` counts it."""
+    return {
+        "examples": one.examples or manifest.splits["train"].records,
+        "epochs": one.epochs,
+        "validation": one.validation_fraction,
+    }

@@ -85,8 +85,8 @@ def _values(folder: Path, study: Study) -> dict[str, Any]:
         "leader": _leader(study),
         "winner": next((one for one in study.finalists if one.model == study.winner), None),
         "ended_early": [
-            (number, entry)
-            for number, entries in enumerate(rounds, 1)
+            (one.name, entry)
+            for one, entries in zip(study.rounds, rounds, strict=True)
             for entry in entries
             if entry.trial.state not in (COMPLETE, UNFINISHED)
         ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.config import NetworkConfig
@@ -18,6 +18,7 @@ from model.studies.plans import (
     HYPERPARAMETERS,
     REPEATS_ROUND,
     Final,
+    Plan,
     Round,
     Sample,
     Span,
@@ -110,6 +111,14 @@ class Choosing:
                 run = f"{ROUNDS_FOLDER}/{slug(REPEATS_ROUND)}/{first.model}-seed-{seed}"
                 found.append(Candidate(len(found), first.model, first.params, seed, run))
         return found
+
+
+def repeats_round(plan: Plan) -> Round:
+    """The round of the finalists' further trainings, alike to the one they come from."""
+    first = next(one for one in plan.rounds if one.name == plan.final.rounds[0])
+    return replace(
+        first, name=REPEATS_ROUND, prune=False, sample=None, models=(), take=0, vary=None
+    )
 
 
 def _propose(sample: Sample, seed: int, history: Iterable[Standing]) -> dict[str, float]:

@@ -18,8 +18,10 @@ import pytest
 from model.studies.board import Board
 from model.studies.engine import Search, run_search
 from model.studies.folder import StudyOptions, study_id
+from model.studies.forecast import expect_rounds
 from model.studies.plan_files import load_plan
 from model.studies.plans import scale_plan
+from model.studies.rounds import Choosing
 from model.studies.storages import open_storage
 from model.studies.trials import Workplace, worker_environments
 from pipeline.errors import WorkError
@@ -92,7 +94,8 @@ class Asked:
                 manifest=manifest, storage=open_storage(self.storage),
                 name=study_id(self.folder, plan, manifest, options),
                 workplaces=[Workplace(TINY, one, self.heartbeat, stop) for one in places],
-                versions={}, board=Board(quiet=True), expected=(),
+                versions={}, board=Board(quiet=True),
+                expected=expect_rounds(scaled, Choosing(3, 16), manifest, repeats=2),
             )
         )  # fmt: skip
 

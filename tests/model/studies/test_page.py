@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from model.charts import looks
+from model.charts import Line, linked_chart, looks
 from model.config import NetworkConfig
 from model.parallel import Axis, measure_numbers, parallel_chart, place_values
 from model.report import main as report
@@ -76,7 +76,14 @@ def study(tmp_path_factory) -> Study:
     root = tmp_path_factory.mktemp("study")
     study = Study(root / "study", root / "records")
     write_images(root / "images")
-    options = ("--classes", ",".join(NASTY_CLASSES), "--image_size", "12x12", "--test_fraction", 0.5)
+    options = (
+        "--classes",
+        ",".join(NASTY_CLASSES),
+        "--image_size",
+        "12x12",
+        "--test_fraction",
+        0.5,
+    )
     assert build("--input", root / "images", "--output", study.records, *options) == 0
     for network in NETWORKS:
         assert study.train(f"wide/{network.name}", network, "--epochs", 3) == 0
@@ -212,7 +219,7 @@ def test_the_best_of_each_round_and_the_finalists_stand_in_tables(study):
         figures = (
             f"{best['val_loss']:.5f} {100 * best['val_accuracy']:.2f}% {best['best_epoch']} of"
         )
-        assert f"{number + 1}. {ROUNDS[number]} {best['model']} {figures} {best['epochs']}" in text
+        assert f"{ROUNDS[number]} {best['model']} {figures} {best['epochs']}" in text
         speed = f"{best['parameters']:,} {best['images_per_second']:,.0f} 0:"
         assert f"{speed}{round(best['seconds']):02d} {asked} {states} {time}" in text
     for number, finalist in enumerate(study.result()["finalists"]):
@@ -220,8 +227,12 @@ def test_the_best_of_each_round_and_the_finalists_stand_in_tables(study):
         low, high = (f"{100 * end:.2f}%" for end in figures["accuracy_interval"])
         assert (
             f"{figures['loss']:.4f} {100 * figures['accuracy']:.2f}% {low} to {high} "
-            f"{figures['misclassified']} of {figures['images']} opening {number + 1} of this test "
-            f"split; {('no other model was', '1 other model was')[number]} tested on it before"
+            f"{figures['misclassified']} of {figures['images']}"
+        ) in text
+        assert (
+            f"Opening {number + 1} of this test split; "
+            f"{('no other model was', '1 other model was')[number]} tested on it before. More of it in "
+            f"{finalist['run']}"
         ) in text
         rows = zip(NASTY_CLASSES, figures["confusion_matrix"], strict=True)
         for name, (left, right) in rows:
@@ -323,7 +334,7 @@ def test_how_it_was_made_is_told(study):
 
 def test_trainings_that_failed_are_named_with_the_reason(study):
     text = words(Page(study.folder / "report.html").text)
-    assert "1 2-conv-2-nodes-0-dense failed the loss is <b>no</b> finite number" in text
+    assert f"{ROUNDS[0]} 2-conv-2-nodes-0-dense failed the loss is <b>no</b> finite number" in text
 
 
 def test_a_study_that_has_only_begun_has_a_page_of_what_is_there(study, tmp_path):
@@ -348,7 +359,7 @@ def test_a_study_that_was_cut_off_in_its_first_round_is_read_from_its_runs(copy)
         (copy.trial(f"wide/{one.name}") for one in NETWORKS[:2]), key=lambda t: t["val_loss"]
     )
     assert f"Best so far {best['model']}" in text
-    assert "1. wide" in text
+    assert "wide All examples, 3 epochs" in text
     assert "2 complete, 2 unfinished –" in text
     names = [trace["name"] for trace in chart(copy, "chart-1-epoch")]
     assert names == [best["model"], other["model"], cut_off]
@@ -388,7 +399,7 @@ def test_finalists_that_wait_for_their_test_say_so(copy):
     for finalist in copy.result()["finalists"]:
         (copy.folder / finalist["run"] / "evaluation.json").unlink()
     page = page_of(copy)
-    assert words(page.text).count("not tested yet") == 2
+    assert words(page.text).count("Not tested yet") == 2
     assert "Misclassified" not in page.text
     assert page.count("img") == 0
 
@@ -473,6 +484,14 @@ def test_what_cannot_be_reported_gets_one_clear_line(capsys, arguments, line):
     error = capsys.readouterr().err
     assert line in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "whole"), [([1, 2, 3], True), ([0.5, 1, 2], False), (range(99), False)]
+)
+def test_an_axis_of_epochs_has_no_half_ones(x, whole):
+    drawn = linked_chart("a", [Line("b", x, list(x))], x_label="c", y_label="d", div_id="e")
+    assert ('"dtick":1' in drawn) == whole
 
 
 @pytest.mark.parametrize(

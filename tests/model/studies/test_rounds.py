@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import NetworkConfig
 from model.studies.claims import Candidate, Standing
-from model.studies.costs import Speed, count_multiplications, count_parameters
 from model.studies.plan_files import load_plan, parse_plan
 from model.studies.plans import Final
 from model.studies.rounds import (
@@ -19,7 +17,6 @@ from model.studies.rounds import (
     ranked,
     with_repeats,
 )
-from pipeline.schema import ImageSpec
 
 CHOOSING = Choosing(seed=3, batch_size=64)
 USUAL = {"dropout": 0.0, "growth": 1.0, "learning_rate": 0.001, "batch_size": 64}
@@ -169,35 +166,3 @@ def test_the_winner_is_the_cheapest_within_one_standard_error(losses, parameters
 def test_a_repeat_that_failed_is_left_out_of_the_mean():
     one = with_repeats([standing("a", 0.1)], [standing("a", None), standing("a", 0.3)])[0]
     assert (one.mean, one.std) == (pytest.approx(0.2), pytest.approx(0.1414213562))
-
-
-@pytest.mark.parametrize(
-    ("network", "image", "parameters"),
-    [
-        (NetworkConfig(5, 32, 2), ImageSpec(150, 150, 1), 42_529),  # as the README has it
-        (NetworkConfig(1, 2, 0), ImageSpec(6, 6, 3), (27 * 2 + 2) + 2 * 2 * 2 + 1),
-        (NetworkConfig(2, 4, 1, 0.5, 1.5), ImageSpec(10, 14, 1),
-         (9 * 4 + 4) + (9 * 4 * 6 + 6) + (1 * 2 * 6 * 4 + 4) + 5),
-    ],
-)  # fmt: skip
-def test_parameters_are_counted_as_keras_counts_them(network, image, parameters):
-    from model.network import build_network
-
-    assert count_parameters(network, image) == parameters
-    assert build_network(network, image).count_params() == parameters
-
-
-def test_multiplications_by_hand():
-    assert count_multiplications(NetworkConfig(1, 2, 1), ImageSpec(6, 6, 1)) == (
-        4 * 4 * 9 * 2 + 8 * 2 + 2
-    )
-
-
-def test_an_estimate_goes_through_what_was_measured():
-    image, network = ImageSpec(6, 6, 1), NetworkConfig(1, 2, 1)
-    each = count_multiplications(network, image)
-    speed = Speed.through([(each, 0.01), (2 * each, 0.015)], start=4.0)
-    assert speed.seconds(network, image, examples=100, epochs=3, validation=0.4) == pytest.approx(
-        4 + 3 * (60 + 40 / 3) * 0.01
-    )
-    assert Speed.through([(each, 0.01), (2 * each, 0.009)], start=0.0).fixed == 0
