@@ -33,7 +33,6 @@ FORMAT_VERSION = 1
 """Version of `model.json`. A reader refuses any other."""
 
 _LARGEST_NUMBER = 4096  # of layers, units, pixels: more of them is damage or mischief
-_LARGEST_GROWTH = 16
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,7 @@ def _parse_network(values: dict[str, Any]) -> NetworkConfig:
     """From what `NetworkConfig.to_json` gave; a field that is not known raises TypeError."""
     layers = {name: _number(values.pop(name)) for name in ("conv", "units", "dense")}
     beyond = {name: _checked(value, float, int) for name, value in values.items()}
-    network = NetworkConfig(**layers, **beyond)
-    if network.growth > _LARGEST_GROWTH:
-        raise ValueError(f"a growth of {network.growth} is more than {_LARGEST_GROWTH}")
-    return network
+    return NetworkConfig(**layers, **beyond)
 
 
 def _checked(value: Any, *kinds: type) -> Any:

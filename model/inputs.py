@@ -7,10 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from pipeline.errors import ImageRejected
-from pipeline.listing import IMAGE_SUFFIXES, is_junk
-
-MAX_FILE_BYTES = 256 << 20
-"""A larger file is refused, as the build refuses it."""
+from pipeline.listing import IMAGE_SUFFIXES, MAX_FILE_BYTES, is_junk
 
 
 def find_images(named: Iterable[str]) -> list[str]:

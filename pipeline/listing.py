@@ -16,6 +16,9 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png"}
     | {".ppm", ".tif", ".tiff", ".webp"}
 )
+MAX_FILE_BYTES = 256 << 20
+"""A file above this is refused unread: no image that we decode is as large."""
+
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 1.0
 _DRAW_SECONDS = 0.5
+_TESTED_KEY = "tested {}"
 _TESTED = ("accuracy", "accuracy_interval", "loss", "misclassified", "images")
 
 
@@ -328,39 +330,61 @@ def _config(search: Search, one: Round, candidate: Candidate) -> TrainConfig:
 
 
 def _test(search: Search, final: Sequence[Finalist]) -> list[dict[str, Any]]:
-    """The figures of each finalist on the test split, each opened once: by one worker of all.
+    """The figures of each finalist on the test split, each opened once: where its weights are.
 
-    The figures go to the storage, for workers on machines that do not have the folder.
+    They go to the storage, for workers on machines that do not have the folder.
     """
     first = next(one for one in search.plan.rounds if one.name == search.plan.final.rounds[0])
     stored = search.open_round(first)
     with open(search.folder / FINAL_LOCK_FILE, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return [_test_one(search, stored, one) for one in final]
+        for one in final:
+            if (search.folder / one.first.candidate.run / WEIGHTS_FILE).exists():
+                _test_one(search, stored, one.first.candidate)
+    return _await_tests(search, stored, [one.first.candidate for one in final])
 
 
-def _test_one(search: Search, stored: StoredRound, one: Finalist) -> dict[str, Any]:
-    candidate = one.first.candidate
-    run = search.folder / candidate.run
-    key = f"tested {candidate.run}"
-    known = _tested(run) or stored.study.user_attrs.get(key)
-    if known:
-        return known
-    if not (run / WEIGHTS_FILE).exists():
-        raise WorkError(
-            f"{candidate.model} is to be tested and its weights are not in {run}: give the same "
-            "command on the machine that trained it, or put all workers' --study on a shared disk"
-        )
-    search.board.say(f"testing {candidate.model}")
-    arguments = ("evaluate", "--run", str(run))
-    status, reason = run_child(arguments, folder=run, workplace=search.workplaces[0])
+def _test_one(search: Search, stored: StoredRound, candidate: Candidate) -> None:
+    run, share = search.folder / candidate.run, stored.study.set_user_attr
     known = _tested(run)
-    if status or not known:
-        raise WorkError(
-            f"{candidate.model} could not be tested: {reason}; mend that and give the same command"
+    if not known:
+        search.board.say(f"testing {candidate.model}")
+        status, reason = run_child(
+            ("evaluate", "--run", str(run)),
+            folder=run,
+            workplace=search.workplaces[0],
+            beat=lambda count: share(f"testing {candidate.run}", count),
         )
-    stored.study.set_user_attr(key, known)
-    return known
+        known = _tested(run)
+        if status or not known:
+            raise WorkError(
+                f"{candidate.model} could not be tested: {reason}; mend that and give the same "
+                "command again"
+            )
+    share(_TESTED_KEY.format(candidate.run), known)
+
+
+def _await_tests(
+    search: Search, stored: StoredRound, candidates: Sequence[Candidate]
+) -> list[dict[str, Any]]:
+    """What all tests came to; those whose weights are on other machines are waited for."""
+    heard, since = None, time.monotonic()
+    heartbeat = search.workplaces[0].heartbeat
+    while True:
+        attrs = stored.study.user_attrs
+        missing = [one for one in candidates if _TESTED_KEY.format(one.run) not in attrs]
+        if not missing:
+            return [attrs[_TESTED_KEY.format(one.run)] for one in candidates]
+        if attrs != heard:
+            heard, since = attrs, time.monotonic()
+        if time.monotonic() - since >= heartbeat:
+            one = missing[0]
+            raise WorkError(
+                f"{one.model} is to be tested, its weights are not in {search.folder / one.run}, and "
+                f"no other worker was heard of for {heartbeat:g} seconds: give the same command on "
+                "the machine that trained it, or put all workers' --study on a shared disk"
+            )
+        search.stop.wait(_POLL_SECONDS)
 
 
 def _tested(run: Path) -> dict[str, Any] | None:

@@ -13,9 +13,6 @@ from typing import Protocol
 from pipeline.console import Progress
 from pipeline.errors import UsageError
 
-MAX_FILE_BYTES = 256 << 20
-"""A file above this is refused unread: no image that we decode is as large."""
-
 
 class Source(Protocol):
     """A frozen dataclass, so that it can travel to a worker."""

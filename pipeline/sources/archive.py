@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.errors import ImageRejected, WorkError, describe_os_error
-from pipeline.sources import MAX_FILE_BYTES
+from pipeline.listing import MAX_FILE_BYTES
 
 _ENCRYPTED = 0x1
 

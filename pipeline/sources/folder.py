@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.errors import ImageRejected, WorkError, describe_os_error
-from pipeline.sources import MAX_FILE_BYTES
+from pipeline.listing import MAX_FILE_BYTES
 
 
 @dataclass(frozen=True)

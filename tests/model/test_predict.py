@@ -21,13 +21,12 @@ import pytest
 from model.config import NetworkConfig
 from model.export import main as export
 from model.exported import load_exported, load_network
-from model.inputs import MAX_FILE_BYTES, find_images, read_image_file
+from model.inputs import find_images, read_image_file
 from model.network import build_network
 from model.predict import main as predict
 from model.predict import predict_files
-from pipeline import sources
 from pipeline.errors import ImageRejected
-from pipeline.listing import list_images
+from pipeline.listing import MAX_FILE_BYTES, list_images
 from pipeline.sources.folder import FolderSource
 from tests.conftest import jpeg
 
@@ -122,7 +121,6 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         with pytest.raises(ImageRejected) as verdict:
             read_image_file(str(tmp_path / name))
         assert verdict.value.reason == reason
-    assert MAX_FILE_BYTES == sources.MAX_FILE_BYTES
 
 
 def test_folders_are_walked_as_the_build_walks_them(tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -317,6 +317,34 @@ def test_workers_share_a_study_and_do_nothing_twice(asked, tmp_path):
     assert len(begun) == len(set(begun)) == 11
     assert sum(words[0] == "evaluate" for words in asked.log()) == 2
     assert final_table(asked.result()) == final_table(whole.run())
+
+
+def test_machines_without_a_shared_disk_test_what_they_trained(asked, tmp_path):
+    """Each has folders of its own, and all have the storage: no test split is opened twice."""
+    asked.environment["TINY_SECONDS"] = "0.2"
+    hosts = [replace(asked, folder=tmp_path / host / "study") for host in ("a", "b")]
+    asked.storage = hosts[0].storage = hosts[1].storage = str(tmp_path / "journal")
+    for host in hosts:
+        host.folder.mkdir(parents=True)
+    searches = [host.start() for host in hosts]
+    outputs = [search.communicate(timeout=60)[0] for search in searches]
+    assert [search.returncode for search in searches] == [0, 0], outputs
+    begun = [words[1] for words in asked.log() if words[0] == "begin"]
+    assert len(begun) == len(set(begun)) == 11
+    assert sum(words[0] == "evaluate" for words in asked.log()) == 2
+    assert final_table(hosts[0].result()) == final_table(hosts[1].result())
+
+
+def test_weights_that_stay_away_are_asked_for(asked, tmp_path):
+    """The machine that trained the finalists is not there any more when they are to be tested."""
+    asked.environment["TINY_EVALUATION_FAILS"] = "1"
+    asked.storage = str(tmp_path / "journal")
+    with pytest.raises(WorkError, match="could not be tested"):
+        asked.run()
+    other = replace(asked, folder=tmp_path / "other" / "study", heartbeat=1.5)
+    other.folder.parent.mkdir()
+    with pytest.raises(WorkError, match="give the same command on the machine that trained it"):
+        other.run()
 
 
 def test_the_work_of_a_killed_worker_is_taken_up_by_another(asked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -9,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from model.search import main as search
+from model.studies.plan_files import load_plan
 from pipeline.manifest import load_manifest
 from tests.model.studies.tables import final_table
 
@@ -30,25 +33,6 @@ dropout = [0.2]
 take = 1
 """
 MODELS = ["1-conv-2-nodes-0-dense-0.2-dropout", "1-conv-3-nodes-0-dense-0.2-dropout"]
-
-ROUNDS = """
-[[round]]
-examples = 120
-epochs = 2
-validation_fraction = 0.3
-[round.grid]
-conv = [1, 2]
-units = [2, 4]
-dense = [0]
-
-[[round]]
-epochs = 3
-take = 2
-
-[final]
-take = 2
-repeats = 1
-"""
 
 
 def run_search(*arguments: object) -> int:
@@ -214,13 +198,14 @@ def test_a_mistake_in_the_options_gets_one_clear_line(tiny, tmp_path, capsys, op
 def test_a_dry_run_says_what_would_be_done_and_makes_nothing(records, tmp_path, capsys):
     there = load_manifest(records).splits["train"].records
     path = tmp_path / "plan.toml"
-    path.write_text(ROUNDS.replace("examples = 120", f"examples = {2 * there}"))
+    text = load_plan("quick").text
+    path.write_text(text.replace("examples = 300", f"examples = {2 * there}"))
     options = ("--records", records, "--plan", path, "--study", tmp_path / "study")
     assert run_search(*options, "--dry_run") == 0
     shown = capsys.readouterr().out
     assert f"asks for {2 * there} examples and there are {there}: all rounds have 0.500" in shown
-    assert f"round 1: 4 models, {there} examples, 2 epochs, 30% of them to validate" in shown
-    assert "2-conv-4-nodes-0-dense" in shown and "parameters" in shown
+    assert f"round 1: 8 models, {there} examples, 2 epochs, 30% of them to validate" in shown
+    assert "2-conv-8-nodes-0-dense" in shown and "parameters" in shown
     assert "the best 2 of round 1" in shown
     assert "an estimate" in shown
     assert not (tmp_path / "study").exists()
@@ -237,32 +222,33 @@ def start(*arguments: object) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def whole(own_records, tmp_path_factory) -> tuple[tuple, Path]:
-    """The options of a study of several rounds, and that study uninterrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    path = folder / "rounds.toml"
-    path.write_text(ROUNDS)
-    options = (
-        "--records",
-        own_records,
-        "--plan",
-        path,
-        "--deterministic",
-        "--precision",
-        "float32",
-    )
-    assert run_search(*options, "--study", folder / "study", "--quiet") == 0
-    return options, folder / "study"
+def whole(own_records, tmp_path_factory) -> Callable[[int], tuple[tuple, Path]]:
+    """The options of the quick plan for so many workers, and that study uninterrupted."""
+
+    @functools.cache
+    def run(workers: int) -> tuple[tuple, Path]:
+        folder = tmp_path_factory.mktemp("whole")
+        options = ("--records", own_records, "--plan", "quick", "--workers", workers,
+                   "--deterministic", "--precision", "float32")  # fmt: skip
+        assert run_search(*options, "--study", folder / "study", "--quiet") == 0
+        return options, folder / "study"
+
+    return run
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_comes_to_the_same_table(whole, tmp_path):
-    options, expected = whole
+@pytest.mark.parametrize(("workers", "storage"), [(1, None), (2, "postgresql")])
+def test_the_quick_plan_killed_ten_times_comes_to_the_same_table(
+    whole, tmp_path, request, workers, storage
+):
+    options, expected = whole(workers)
+    if storage:
+        options = (*options, "--storage", request.getfixturevalue(storage))
     chance, kills = random.Random(3), 0
     while True:
         running = start(*options, "--study", tmp_path / "study")
         try:
-            limit = chance.uniform(5, 14) if kills < 10 else 300
+            limit = chance.uniform(3, 8) if kills < 10 else 300
             output, _ = running.communicate(timeout=limit)
             break
         except subprocess.TimeoutExpired:
@@ -275,17 +261,10 @@ def test_killed_ten_times_it_comes_to_the_same_table(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_come_to_the_same_models(whole, tmp_path):
-    options, expected = whole
-    assert run_search(*options, "--study", tmp_path / "study", "--workers", 2) == 0
-    first = result_of(tmp_path / "study")["rounds"][0]["trials"]
-    assert {one["model"] for one in first} == {
-        one["model"] for one in result_of(expected)["rounds"][0]["trials"]
-    }
-    for one in first:
-        run = f"rounds/round-1/{one['model']}/history.csv"
-        assert (tmp_path / "study" / run).exists()
-    assert result_of(tmp_path / "study")["finished"]
+def test_two_workers_train_the_models_of_one(whole):
+    alone, shared = (result_of(whole(workers)[1])["rounds"][0] for workers in (1, 2))
+    assert {one["model"] for one in shared["trials"]} == {one["model"] for one in alone["trials"]}
+    assert [one["state"] for one in shared["trials"]] == ["complete"] * 8
 
 
 @pytest.mark.slow
