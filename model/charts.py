@@ -67,10 +67,14 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str)
 
 
 def linked_chart(
-    title: str, lines: Sequence[Line], *, x_label: str, y_label: str, div_id: str
+    title: str, lines: Sequence[Line], *, x_label: str, y_label: str, div_id: str, logarithmic: bool
 ) -> Markup:
-    """A chart of many `lines` as a fragment of HTML, without a legend: the page links several."""
+    """A chart of many `lines` as a fragment of HTML, without a legend: the page links several.
+
+    logarithmic: whether `y` is shown so.
+    """
     layout = _axes(lines, x_label, y_label) | {"showlegend": False}
+    layout["yaxis"]["type"] = "log" if logarithmic else "linear"
     return draw_chart(title, [_trace(line) for line in lines], layout, div_id=div_id, height=400)
 
 

@@ -24,6 +24,7 @@ from model.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from model.config import TrainConfig
 from model.curves import Curves
 from model.hardware import compile_options, resolve_precision, strategy_for, to_device
+from model.history import typical_speed
 from model.network import build_network
 from model.runs import (
     CHECKPOINT_FILE,
@@ -272,6 +273,7 @@ def _finish(training: _Training, state: TrainingState, *, notice: str) -> dict[s
         "best_epoch": int(best["epoch"]),
         "stopped_early": len(state.epochs) < config.epochs,
         **figures,
+        "images_per_second": typical_speed(state.epochs),
         "precision": config.precision,
         "seconds": round(state.seconds, 3),
         "notice": notice,

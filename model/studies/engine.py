@@ -296,13 +296,22 @@ class _Work:
             search.board.show(worker, "")
         self._say_result(candidate)
 
+    def _name_width(self) -> int:
+        """So that figures stand below each other, as far as models are known."""
+        known = self.candidates or [
+            one.candidate for one in standings(self.stored.trials()).values()
+        ]
+        return max(len(one.run.rpartition("/")[2]) for one in known)
+
     def _say_result(self, candidate: Candidate) -> None:
         known = standings(self.stored.trials())
         standing = known[candidate.number]
         settled = sum(bool(one.state) for one in known.values())
         what = text_figures(standing.figures) if standing.figures else standing.why
         state = {None: "will be tried again", COMPLETE: ""}.get(standing.state, standing.state)
-        parts = (self.round.name, f"{settled} of {self.expected}", candidate.run.rpartition("/")[2])
+        name = candidate.run.rpartition("/")[2]
+        count = f"{settled:>{len(str(self.expected))}} of {self.expected}"
+        parts = (self.round.name, count, f"{name:{self._name_width()}}")
         self.search.board.say("  ".join(part for part in (*parts, state, what) if part))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -30,6 +31,8 @@ _CURVES = (  # title, column of x, its name
     ("Validation loss by epoch", "epoch", "epoch"),
     ("Validation loss by time", "seconds", "seconds"),
 )
+
+_WIDE_RANGE = 5  # highest loss by median, from which on the axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ def _values(folder: Path, study: Study) -> dict[str, Any]:
         "study": study,
         "folder": str(folder),
         "rounds": [
-            {"round": one, "entries": entries, "charts": list(_charts(number, entries))}
+            {
+                **{"round": one, "entries": entries, "logarithmic": _ranges_widely(entries)},
+                "charts": list(_charts(number, entries)),
+            }
             for number, (one, entries) in enumerate(zip(study.rounds, rounds, strict=True), 1)
         ],
         "leader": _leader(study),
@@ -133,7 +139,15 @@ def _charts(number: int, entries: Sequence[Entry]) -> Iterator[Markup]:
                 x_label=name,
                 y_label="validation loss",
                 div_id=f"chart-{number}-{column}",
+                logarithmic=_ranges_widely(entries),
             )
+
+
+def _ranges_widely(entries: Sequence[Entry]) -> bool:
+    """Whether the highest losses would press the others down to a line."""
+    losses = [loss for entry in entries for loss in entry.trial.history.get("val_loss", ())]
+    sound = [loss for loss in losses if math.isfinite(loss) and loss > 0]
+    return bool(sound) and max(sound) > _WIDE_RANGE * statistics.median(sound)
 
 
 def _curve(entry: Entry, column: str) -> Line:

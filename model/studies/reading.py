@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.gallery import load_gallery
-from model.history import read_history
+from model.history import best_of, read_epochs, read_history
 from model.runs import CONFIG_FILE, EVALUATION_FILE, finished_result, load_config
 from model.studies.folder import (
     COMPLETE,
@@ -190,7 +190,7 @@ def _trial_on_disk(folder: Path, run: str) -> Trial:
     return _trial(
         *(folder, run, Path(run).name, COMPLETE if result else UNFINISHED),
         why="",
-        figures=result or _figures_so_far(history),
+        figures=result or best_of(read_epochs(folder / run)),
         params={},
         history=history,
     )
@@ -218,19 +218,6 @@ def _hyper_parameters(run: Path) -> dict[str, Any]:
     config, _ = load_config(run / CONFIG_FILE)
     more = {"learning_rate": config.learning_rate, "batch_size": config.batch_size}
     return vars(config.network) | more
-
-
-def _figures_so_far(history: dict[str, list[float]]) -> dict[str, Any]:
-    """Those of the best epoch of a history that may go on."""
-    losses = history.get("val_loss", ())
-    sound = [epoch for epoch, loss in enumerate(losses) if math.isfinite(loss)]
-    if not sound:
-        return {}
-    best = min(sound, key=losses.__getitem__)
-    names = ("val_loss", "val_accuracy", "images_per_second")
-    figures = {name: history[name][best] for name in names if name in history}
-    spent = {"seconds": history["seconds"][-1]} if "seconds" in history else {}
-    return {**figures, **spent, "best_epoch": best + 1, "epochs": len(losses)}
 
 
 def _finalist(folder: Path, values: dict[str, Any]) -> Finalist:

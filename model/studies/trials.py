@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainConfig
-from model.history import read_epochs
+from model.history import best_of, read_epochs
 from model.runs import (
     CONFIG_FILE,
     TENSORBOARD_FOLDER,
@@ -211,16 +211,7 @@ class _Follower:
 
     def figures(self, parameters: int) -> dict[str, float]:
         """What the epochs so far came to."""
-        best = min(self._rows, key=lambda row: row["val_loss"])
-        return {
-            "parameters": parameters,
-            "epochs": len(self._rows),
-            "best_epoch": int(best["epoch"]),
-            "val_loss": best["val_loss"],
-            "val_accuracy": best["val_accuracy"],
-            "seconds": self._rows[-1]["seconds"],
-            "images_per_second": best["images_per_second"],
-        }
+        return {"parameters": parameters, **best_of(self._rows)}
 
 
 def _settle(claim: Claim, status: int, reason: str, folder: Path) -> None:

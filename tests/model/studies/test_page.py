@@ -124,7 +124,16 @@ def write_study(study: Study, failing: NetworkConfig):
             "notice": "",
             "scaled": {"available": 42, "factor": 0.25},
         },
-        **{"options": {"seed": 7, "repeats": 2, "precision": "auto", "augment": []}},
+        **{
+            "options": {
+                "seed": 7,
+                "examples_scale": 1.0,
+                "epochs_scale": 0.5,
+                "repeats": 2,
+                "precision": "auto",
+                "augment": [],
+            }
+        },
         **{"versions": {"inkling": "1.2.3", "optuna": "4.5.6"}, "started": "2026-11-22T16:00:00Z"},
         "machine": {"cores": 2, "processor": "<u>quick</u>", "memory_gb": 8, "gpus": ["A", "B"]},
     }
@@ -205,6 +214,7 @@ def test_the_report_says_who_won_and_why(study):
         "6 trainings in 2 rounds",
         "The data set has 42 examples to train on, fewer than the plan asks for",
         "multiplied by 0.25",
+        "asked to take 1 of the examples and 0.5 of the epochs",
     ):
         assert expected in text
     assert "Not finished" not in text
@@ -212,8 +222,8 @@ def test_the_report_says_who_won_and_why(study):
 
 def test_the_best_of_each_round_and_the_finalists_stand_in_tables(study):
     text = words(Page(study.folder / "report.html").text)
-    for number, (asked, states, time) in enumerate(
-        (("30 20%", "3 complete, 1 failed", "1:01"), ("all 20%", "2 complete", "1:00:00"))
+    for number, (states, time) in enumerate(
+        (("3 complete, 1 failed", "1:01"), ("2 complete", "1:00:00"))
     ):
         best = study.result()["rounds"][number]["trials"][0]
         figures = (
@@ -221,7 +231,7 @@ def test_the_best_of_each_round_and_the_finalists_stand_in_tables(study):
         )
         assert f"{ROUNDS[number]} {best['model']} {figures} {best['epochs']}" in text
         speed = f"{best['parameters']:,} {best['images_per_second']:,.0f} 0:"
-        assert f"{speed}{round(best['seconds']):02d} {asked} {states} {time}" in text
+        assert f"{speed}{round(best['seconds']):02d} {states} {time}" in text
     for number, finalist in enumerate(study.result()["finalists"]):
         figures = Run(study.folder / finalist["run"], study.records).figures()
         low, high = (f"{100 * end:.2f}%" for end in figures["accuracy_interval"])
@@ -323,7 +333,7 @@ def test_how_it_was_made_is_told(study):
         f"records {study.records}",
         f"digest {load_manifest(study.records).digest}",
         "image 12x12x1",
-        "seed 7 repeats 2 precision auto augment none",
+        "seed 7 examples_scale 1.0 epochs_scale 0.5 repeats 2 precision auto augment none",
         "cores 2 processor <u>quick</u> memory_gb 8 gpus A, B",
         "begun 2026-11-22T16:00:00Z all rounds 1:01:01",
         "inkling 1.2.3 optuna 4.5.6",
@@ -490,7 +500,9 @@ def test_what_cannot_be_reported_gets_one_clear_line(capsys, arguments, line):
     ("x", "whole"), [([1, 2, 3], True), ([0.5, 1, 2], False), (range(99), False)]
 )
 def test_an_axis_of_epochs_has_no_half_ones(x, whole):
-    drawn = linked_chart("a", [Line("b", x, list(x))], x_label="c", y_label="d", div_id="e")
+    drawn = linked_chart(
+        "a", [Line("b", x, list(x))], x_label="c", y_label="d", div_id="e", logarithmic=False
+    )
     assert ('"dtick":1' in drawn) == whole
 
 
