@@ -148,6 +148,10 @@ class Claim:
         """The worker is being stopped; the attempt does not count."""
         self._end(_STOPPED, "stopped")
 
+    def why(self) -> str:
+        """Why this attempt came to nothing; empty if it did not."""
+        return self.round.storage.get_trial(self.trial_id).user_attrs.get("why", "")
+
     def _end(
         self, outcome: str, why: str, figures: Mapping[str, Any] | None = None,
         values: Sequence[float] | None = None,

@@ -294,7 +294,7 @@ class _Work:
             return
         finally:
             search.board.show(worker, "")
-        self._say_result(candidate)
+        self._say_result(claimed)
 
     def _name_width(self) -> int:
         """So that figures stand below each other, as far as models are known."""
@@ -303,12 +303,12 @@ class _Work:
         ]
         return max(len(one.run.rpartition("/")[2]) for one in known)
 
-    def _say_result(self, candidate: Candidate) -> None:
-        known = standings(self.stored.trials())
+    def _say_result(self, claimed: Claim) -> None:
+        known, candidate = standings(self.stored.trials()), claimed.candidate
         standing = known[candidate.number]
         settled = sum(bool(one.state) for one in known.values())
-        what = text_figures(standing.figures) if standing.figures else standing.why
-        state = {None: "will be tried again", COMPLETE: ""}.get(standing.state, standing.state)
+        what = text_figures(standing.figures) if standing.figures else standing.why or claimed.why()
+        state = {None: "will be tried again:", COMPLETE: ""}.get(standing.state, standing.state)
         name = candidate.run.rpartition("/")[2]
         count = f"{settled:>{len(str(self.expected))}} of {self.expected}"
         parts = (self.round.name, count, f"{name:{self._name_width()}}")

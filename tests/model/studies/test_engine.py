@@ -69,6 +69,7 @@ class Asked:
     workers: int = 1
     heartbeat: float = 60.0
     environment: dict[str, str] = field(default_factory=dict)
+    quiet: bool = True
 
     @classmethod
     def from_command_line(cls, argv: list[str]) -> Asked:
@@ -94,7 +95,7 @@ class Asked:
                 manifest=manifest, storage=open_storage(self.storage),
                 name=study_id(self.folder, plan, manifest, options),
                 workplaces=[Workplace(TINY, one, self.heartbeat, stop) for one in places],
-                versions={}, board=Board(quiet=True),
+                versions={}, board=Board(quiet=self.quiet),
                 expected=expect_rounds(scaled, Choosing(3, 16), manifest, repeats=2),
             )
         )  # fmt: skip
@@ -199,6 +200,18 @@ def test_a_training_that_goes_wrong_is_recorded_and_stops_nothing(
     assert begun.count("round-1/2-conv-4-nodes-0-dense") == attempts
     assert result["finished"]
     assert "2-conv-4-nodes-0-dense" not in result["rounds"][0]["chosen"]
+
+
+def test_each_end_of_a_training_is_told_with_its_reason(asked, capsys):
+    asked.quiet = False
+    asked.environment["TINY_FAULTS"] = json.dumps({"2-conv-4-nodes-0-dense": "killed"})
+    asked.run()
+    lines = capsys.readouterr().out.splitlines()
+    killed = [line for line in lines if line.startswith("round 1") and "2-conv-4-nodes" in line]
+    again = "2-conv-4-nodes-0-dense  will be tried again:  killed by SIGKILL, as by a system that"
+    assert [again in line for line in killed] == [True, True, False]
+    assert "4 of 4  2-conv-4-nodes-0-dense  failed  given up after 3 attempts" in killed[-1]
+    assert "round 1  1 of 4  1-conv-2-nodes-0-dense  val_loss 0.8" in lines[0]
 
 
 def test_a_round_without_a_result_ends_the_study_with_a_reason(asked):
