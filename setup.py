@@ -38,6 +38,7 @@ setup(
         "optuna>=5,<6",
         "pillow>=11.3",
         "plotly>=7,<8",
+        "pyarrow>=14.0.1",  # Beam's too, and within its limits
         "requests>=2.32",
         "scikit-learn>=1.7",
         "scipy>=1.15",

@@ -65,7 +65,7 @@ def choose_source(options: BuildOptions) -> tuple[Source, str]:
     on the built-in sample. Raises UsageError or WorkError.
     """
     if options.input != "auto":
-        return _open(options.input, options), _notice(options.input)
+        return _open(options.input, options), notice_of(options.input)
     try:
         return _open(COMICS_FACES, options), ""
     except KaggleUnavailable as error:
@@ -75,14 +75,22 @@ def choose_source(options: BuildOptions) -> tuple[Source, str]:
                 "input"
             ) from error
         why = f"--input auto could not have {COMICS_FACES} ({error})"
-        notice = f"{why}; built from {FALLBACK_SAMPLE} instead: {_notice(FALLBACK_SAMPLE)}"
+        notice = f"{why}; built from {FALLBACK_SAMPLE} instead: {notice_of(FALLBACK_SAMPLE)}"
         return _open(FALLBACK_SAMPLE, options), notice
 
 
 def _open(uri: str, options: BuildOptions) -> Source:
     source = open_source(uri, seed=options.seed)
-    if uri.startswith("kaggle:") and not options.is_local:
-        return stage_archive(source, options.temp_location)
+    return source if options.is_local else within_reach(source, options.temp_location)
+
+
+def within_reach(source: Source, temp_location: str | None) -> Source:
+    """`source` where workers on other machines can read it: what lies in our cache is copied.
+
+    Raises UsageError or OSError.
+    """
+    if isinstance(source, ZipSource) and source.uri.startswith("kaggle:"):
+        return stage_archive(source, temp_location)
     return source
 
 
@@ -105,7 +113,8 @@ def stage_archive(source: ZipSource, temp_location: str | None) -> ZipSource:
     return ZipSource(source.uri, str(copy))
 
 
-def _notice(uri: str) -> str:
+def notice_of(uri: str) -> str:
+    """A warning about the images of `uri` that must travel with whatever is made of them."""
     return NOTICE if uri.startswith("sample:") else ""
 
 
@@ -170,9 +179,9 @@ def summary(
     records = sum(split.records for split in manifest.splits.values())
     lines = [table(rows), ""]
     lines.append(f"source    {manifest.source['uri']}")
-    lines.append(f"rejected  {_counts(manifest.rejects, output / REJECTS_FILE)}")
+    lines.append(f"rejected  {say_counts(manifest.rejects, output / REJECTS_FILE)}")
     if manifest.ignored:
-        lines.append(f"ignored   {_counts(manifest.ignored, None)}")
+        lines.append(f"ignored   {say_counts(manifest.ignored, None)}")
     if nothing_to_do:
         lines.append("already complete: every shard matches its sha256, nothing was done")
     else:
@@ -191,7 +200,8 @@ def summary(
     return "\n".join(lines)
 
 
-def _counts(counts: dict[str, int], where: Path | None) -> str:
+def say_counts(counts: dict[str, int], where: Path | None) -> str:
+    """`3 truncated, 1 zero-bytes; see where`, or `none`."""
     if not counts:
         return "none"
     text = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,9 +44,7 @@ class BuildOptions:
     beam: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        known = LOCAL_RUNNERS + REMOTE_RUNNERS
-        if self.runner not in known:
-            raise UsageError(f"--runner: {self.runner} is none of {', '.join(known)}")
+        check_runner(self.runner)
         if self.max_pixels < 1:
             raise UsageError(f"--max_pixels: must be positive, received {self.max_pixels}")
         if not -(2**63) <= self.seed < 2**63:
@@ -60,14 +59,10 @@ class BuildOptions:
 
 def parse_build_options(argv: Sequence[str] | None) -> BuildOptions:
     """The options in `argv` (default: the command line). Raises UsageError."""
-    parser = _parser()
-    given, beams_own = parser.parse_known_args(argv)
-    beam_parser = _beam_parser(parser.prog)
-    beams, unknown = beam_parser.parse_known_args(beams_own)
-    parser.refuse(unknown, also_known=beam_parser)
+    given, beams, beams_own = parse_beside_beam(_parser(), argv)
     return BuildOptions(
         input=given.input,
-        output=_local_folder(given.output),
+        output=local_folder(given.output),
         classes=check_class_names(given.classes.split(",")) if given.classes else None,
         spec=ImageSpec.parse(given.image_size, given.channels),
         test_fraction=given.test_fraction,
@@ -81,6 +76,27 @@ def parse_build_options(argv: Sequence[str] | None) -> BuildOptions:
         temp_location=beams.temp_location,
         beam=("--runner", given.runner, *beams_own),
     )
+
+
+def check_runner(runner: str) -> None:
+    """Raise UsageError if we know no `runner` of that name."""
+    known = LOCAL_RUNNERS + REMOTE_RUNNERS
+    if runner not in known:
+        raise UsageError(f"--runner: {runner} is none of {', '.join(known)}")
+
+
+def parse_beside_beam(
+    parser: Parser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, argparse.Namespace, list[str]]:
+    """What `argv` gives to `parser`, what it gives to Beam, and those arguments that are Beam's own.
+
+    Raises UsageError for an argument that neither of them knows.
+    """
+    given, beams_own = parser.parse_known_args(argv)
+    beam_parser = _beam_parser(parser.prog)
+    beams, unknown = beam_parser.parse_known_args(beams_own)
+    parser.refuse(unknown, also_known=beam_parser)
+    return given, beams, beams_own
 
 
 def allowed_rejects(limit: str, total: int) -> int:
@@ -144,7 +160,8 @@ def _beam_parser(prog: str) -> Parser:
     return parser
 
 
-def _local_folder(output: str) -> Path:
+def local_folder(output: str) -> Path:
+    """The absolute path of an --output. Raises UsageError for a bucket and for a file."""
     if "://" in output:
         raise UsageError(
             f"--output: cannot write to a bucket yet, received {output}; give a folder"

@@ -119,10 +119,10 @@ def _number(value: Any) -> int:
     return value
 
 
-def load_network(exported: Exported) -> keras.Model:
-    """The network, uint8[B, H, W, C] → float32[B, 1], with the weights of `model.keras`.
+def check_weights(exported: Exported) -> Path:
+    """The file of the weights. Raises WorkError if it is missing, damaged or too short.
 
-    Raises WorkError if these are missing, damaged, or do not fit.
+    All that can be known of it without TensorFlow.
     """
     path = exported.folder / KERAS_FILE
     if not path.is_file():
@@ -131,6 +131,15 @@ def load_network(exported: Exported) -> keras.Model:
         raise WorkError(f"{path} is damaged: not the file that {MODEL_FILE} names; export again")
     if 4 * parameters(exported.network, exported.image) > path.stat().st_size:
         raise _no_weights(exported, "too short")
+    return path
+
+
+def load_network(exported: Exported) -> keras.Model:
+    """The network, uint8[B, H, W, C] → float32[B, 1], with the weights of `model.keras`.
+
+    Raises WorkError if these are missing, damaged, or do not fit.
+    """
+    path = check_weights(exported)
 
     from model.network import build_network  # loads TensorFlow: after all that can be refused
 

@@ -13,9 +13,7 @@ import io
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +23,8 @@ import numpy as np
 from model.exported import load_exported, load_network
 from model.inputs import find_images, read_image_file
 from pipeline.console import Parser, Progress
-from pipeline.errors import ImageRejected, UsageError, command, printable
-from pipeline.images import decode_image
+from pipeline.decoding import decoded_batches
+from pipeline.errors import UsageError, command, printable
 from pipeline.schema import ImageSpec
 
 if TYPE_CHECKING:
@@ -101,7 +99,10 @@ def predict_files(
     batch_size: int,
 ) -> Iterator[Verdict]:
     """A verdict for each of `files`, in their order."""
-    for batch in _decoded(files, spec, batch_size):
+    threads = os.cpu_count() or 1
+    for batch in decoded_batches(
+        files, read_image_file, spec, batch_size=batch_size, threads=threads
+    ):
         images = [image for _, image in batch if isinstance(image, np.ndarray)]
         scores = iter(network.predict_on_batch(np.stack(images))[:, 0].tolist() if images else ())
         for file, image in batch:
@@ -110,26 +111,6 @@ def predict_files(
                 yield Verdict(file, classes[score > 0.5], score)
             else:
                 yield Verdict(file, error=f"{image.reason}: {image.detail}")
-
-
-def _decoded(
-    files: Sequence[str], spec: ImageSpec, batch_size: int
-) -> Iterator[list[tuple[str, np.ndarray | ImageRejected]]]:
-    """`files` in batches, each with its pixels or the reason why not; the next batch is under way."""
-
-    def decode(file: str) -> tuple[str, np.ndarray | ImageRejected]:
-        try:
-            return file, decode_image(read_image_file(file), spec)
-        except ImageRejected as rejected:
-            return file, rejected
-
-    ahead: deque[Iterator[tuple[str, np.ndarray | ImageRejected]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(files), batch_size):
-            ahead.append(pool.map(decode, files[start : start + batch_size]))
-            if len(ahead) > 1:
-                yield list(ahead.popleft())
-        yield from map(list, ahead)
 
 
 def _text_lines(classes: Sequence[str]) -> Callable[[Verdict], str]:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -75,6 +75,14 @@ class Build:
     def shard_name(self, split: str, shard: int) -> str:
         """`train-00003-of-00016.tfrecord`."""
         return f"{split}-{shard:05d}-of-{self.plan.shards(split):05d}.tfrecord"
+
+
+class Staged(Protocol):
+    """A work that keeps what is not yet complete in a folder of its own."""
+
+    @property
+    def staging(self) -> Path:
+        """That folder."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +148,14 @@ def plan_build(
     )
 
 
-def write_names(build: Build, items: Sequence[Item]) -> list[Span]:
+def write_names(work: Staged, items: Sequence[Item]) -> list[Span]:
     """Write `items` where all workers can read them; a span for each block of them.
 
     So names take no room in the pipeline itself: a runner keeps what it is told several times over.
     """
-    build.staging.mkdir(parents=True, exist_ok=True)
+    work.staging.mkdir(parents=True, exist_ok=True)
     spans = []
-    with write_aside(build.staging / _NAMES_FILE) as file:
+    with write_aside(work.staging / _NAMES_FILE) as file:
         for start in range(0, len(items), _BLOCK_ITEMS):
             block = pack(items[start : start + _BLOCK_ITEMS])
             spans.append((file.tell(), len(block)))
@@ -155,10 +163,10 @@ def write_names(build: Build, items: Sequence[Item]) -> list[Span]:
     return spans
 
 
-def read_names(build: Build, span: Span) -> list[Item]:
+def read_names(work: Staged, span: Span) -> list[Item]:
     """The items of one block that `write_names` wrote. Raises OSError."""
     offset, length = span
-    with open(build.staging / _NAMES_FILE, "rb") as file:
+    with open(work.staging / _NAMES_FILE, "rb") as file:
         file.seek(offset)
         block = file.read(length)
     return [Item(*values) for values in unpack(block)]

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +47,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` as indented JSON. Raises OSError."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """Write `values` as JSON Lines. Raises OSError."""
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def file_sha256(path: Path) -> str:

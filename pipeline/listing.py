@@ -47,7 +47,8 @@ def list_images(
     ignored: Counter[str] = Counter()
     images, empty = _sift(files, ignored)
     if not images:
-        raise UsageError(f"--input: no images under {uri}{_ignored_hint(ignored)}")
+        hint = _ignored_hint(ignored, "a folder with one sub-folder of images per class")
+        raise UsageError(f"--input: no images under {uri}{hint}")
     if classes is None:
         names = check_class_names(_infer_classes(images, empty, uri))
     else:
@@ -55,6 +56,20 @@ def list_images(
     items = _label(images, names, explicit=classes is not None, ignored=ignored)
     _check_all_found(items, names, images, uri)
     return Listing(items, names, dict(sorted(ignored.items())))
+
+
+def list_unlabelled(files: Iterable[tuple[str, int]], *, uri: str) -> Listing:
+    """All images among `files`, wherever they lie: label 0, and no classes.
+
+    Raises UsageError if there are none.
+    """
+    ignored: Counter[str] = Counter()
+    images, _ = _sift(files, ignored)
+    if not images:
+        hint = _ignored_hint(ignored, "a folder of images, or a .zip of one")
+        raise UsageError(f"--input: no images under {uri}{hint}")
+    items = [Item(key, 0, size) for key, size in images.items()]
+    return Listing(items, (), dict(sorted(ignored.items())))
 
 
 def _sift(
@@ -155,8 +170,8 @@ def _check_all_found(
         )
 
 
-def _ignored_hint(ignored: Counter[str]) -> str:
+def _ignored_hint(ignored: Counter[str], wanted: str) -> str:
     if not ignored:
-        return ": it is empty; give a folder with one sub-folder of images per class"
+        return f": it is empty; give {wanted}"
     what = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common(5))
-    return f": only {what}; give a folder with one sub-folder of images per class"
+    return f": only {what}; give {wanted}"

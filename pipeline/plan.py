@@ -81,11 +81,16 @@ def order_of(seed: int, key: str) -> int:
     return stable_hash(seed, "order", key)
 
 
+def shard_of(order: int, shards: int) -> int:
+    """The shard, of `shards`, for a 64-bit rank: its high part, so shards in turn give the order."""
+    return order * shards >> HASH_BITS
+
+
 def place(item: Item, plan: Plan) -> Placement:
-    """Where `item` goes. The shard is the high part of its order: shards in turn give the order."""
+    """Where `item` goes."""
     split = split_of(plan.seed, group_of(item.key, plan.group_by), plan.test_fraction)
     order = order_of(plan.seed, item.key)
-    return Placement(split, order * plan.shards(split) >> HASH_BITS, order)
+    return Placement(split, shard_of(order, plan.shards(split)), order)
 
 
 def make_plan(

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import math
 import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -26,7 +24,7 @@ from pipeline import __version__
 from pipeline.build import STAGING_FOLDER, Build, Reject, ShardResult, is_whole, write_shard
 from pipeline.duplicates import Duplicate
 from pipeline.errors import UsageError, WorkError, describe_os_error
-from pipeline.files import remove_leftovers, write_text
+from pipeline.files import remove_leftovers, write_lines
 from pipeline.manifest import (
     DUPLICATES_FILE,
     MANIFEST_FILE,
@@ -60,10 +58,11 @@ def publish(
     copies = sorted(duplicates, key=lambda duplicate: duplicate.records)
     manifest = _make_manifest(build, by_name, rejects, copies)
     try:
-        _move_into_place(build, sorted(by_name))
-        _write_lines(build.output / REJECTS_FILE, map(asdict, rejects))
+        names, old = sorted(by_name), find_shards(build.output)
+        move_into_place(build.staging, build.output, names, old=old, known_by=MANIFEST_FILE)
+        write_lines(build.output / REJECTS_FILE, map(asdict, rejects))
         lines = (copy.to_json(build.classes) for copy in copies)
-        _write_lines(build.output / DUPLICATES_FILE, lines)
+        write_lines(build.output / DUPLICATES_FILE, lines)
         save_manifest(build.output, manifest)
     except OSError as error:
         raise WorkError(f"cannot publish the data set: {describe_os_error(error)}") from error
@@ -130,19 +129,21 @@ def _sum_split(results: list[ShardResult], spec: ImageSpec) -> Split:
     return Split(shards, round(mean, 6), round(math.sqrt(max(0.0, square - mean**2)), 6))
 
 
-def _move_into_place(build: Build, names: list[str]) -> None:
-    """From here on the old data set, if there is one, is gone; a rerun finishes what is cut off."""
-    (build.output / MANIFEST_FILE).unlink(missing_ok=True)
-    for stale in find_shards(build.output):
-        if stale.name not in names or (build.staging / stale.name).exists():
+def move_into_place(
+    staging: Path, output: Path, names: Sequence[str], *, old: Iterable[Path], known_by: str
+) -> None:
+    """Put the files `names` into `output`, in place of the `old` ones. Raises OSError.
+
+    The file `known_by`, which says that `output` is complete, goes first, so from here on what was
+    there before is gone; a rerun finishes what is cut off.
+    """
+    (output / known_by).unlink(missing_ok=True)
+    for stale in old:
+        if stale.name not in names or (staging / stale.name).exists():
             stale.unlink()
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # moved by the run that was cut off
-            os.replace(build.staging / name, build.output / name)
-
-
-def _write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
+            os.replace(staging / name, output / name)
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -151,11 +152,11 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def locked_output(output: Path) -> Iterator[None]:
+def locked_output(output: Path, *, work: str = "build") -> Iterator[None]:
     """Hold `output` for this process, so that no second build mixes with this one.
 
     Clears away what builds that were killed left half-written. Raises UsageError if another build
-    holds it, OSError if it cannot be written.
+    holds it, OSError if it cannot be written. work: what is done there, for that message.
     """
     staging = output / STAGING_FOLDER
     staging.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,7 @@ def locked_output(output: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"another build is writing to {output}; wait for it, or give another folder"
+                f"another {work} is writing to {output}; wait for it, or give another folder"
             ) from None
         remove_leftovers(output)
         try:

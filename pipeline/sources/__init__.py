@@ -54,8 +54,7 @@ def open_source(uri: str, *, seed: int) -> Source:
         return ZipSource(uri, str(path))
     found = "a file that is no .zip" if path.exists() else "nothing there"
     raise UsageError(
-        f"--input: expected a folder with one sub-folder per class, or a .zip of one; "
-        f"found {found}: {uri}"
+        f"--input: expected a folder of images, or a .zip of one; found {found}: {uri}"
     )
 
 
