@@ -17,9 +17,10 @@ from pathlib import Path
 import apache_beam as beam
 
 from beam_jobs.build_records import notice_of, say_counts, within_reach
-from beam_jobs.inference import KEPT_SHARDS, ClassifyImages
+from beam_jobs.inference import ClassifyImages
 from beam_jobs.options import LOCAL_RUNNERS, check_runner, local_folder, parse_beside_beam
 from beam_jobs.runners import counter_value, make_pipeline, quiet_workers, run_pipeline
+from beam_jobs.transforms import KEPT_SHARDS
 from model.exported import Exported, check_weights, load_exported
 from pipeline import __version__
 from pipeline.build import Span, write_names

@@ -18,6 +18,7 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from beam_jobs.transforms import KEPT_SHARDS
 from model.exported import Exported, load_network
 from pipeline.blocks import pack, unpack
 from pipeline.build import Span, read_names
@@ -34,7 +35,6 @@ from pipeline.classify import (
 from pipeline.predictions import Predictions
 from pipeline.publish_predictions import publish_predictions
 
-KEPT_SHARDS = "kept_shards"
 _FINISHED = "finished"
 
 ShardKeys = tuple[int, list[str]]
