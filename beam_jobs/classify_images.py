@@ -184,9 +184,9 @@ def summary(
     if nothing_to_do:
         lines.append("already complete: every shard matches its sha256, nothing was done")
     else:
-        ready = f", {kept} shards kept from an unfinished run" if kept else ""
         rate = f"{predictions.records / seconds:,.0f} images/s"
-        lines.append(f"scored    {predictions.records:,} images in {seconds:.1f} s, {rate}{ready}")
+        how = f"{kept} shards kept from an unfinished run" if kept else rate
+        lines.append(f"scored    {predictions.records:,} images in {seconds:.1f} s, {how}")
     files = "file" if len(predictions.shards) == 1 else "files"
     first = predictions.shards[0].file
     lines.append(f"{len(predictions.shards)} {files} in {output}: {first}, ...")

@@ -108,4 +108,5 @@ def find_predicted(work: Classification, *, overwrite: bool) -> Predictions | No
 
 def _describe_briefly(predictions: Predictions) -> str:
     model, source = predictions.model, predictions.source["uri"]
-    return f"digest {predictions.digest}, of {source} by {model['name']} {model['sha256'][:8]}"
+    options = ", ".join(f"{name} {value}" for name, value in predictions.options.items())
+    return f"{source} by {model['name']} {model['sha256'][:8]}, {options}, {predictions.digest}"

@@ -318,7 +318,7 @@ def change_model(exported: Path, copy: Path, more: bytes, **facts: object) -> Pa
     return copy
 
 
-def test_other_predictions_are_replaced_on_demand_only(job, photos, exported, predicted, tmp_path):
+def test_other_predictions_are_replaced_on_demand_only(job, exported, predicted, tmp_path, capsys):
     out = shutil.copytree(predicted, tmp_path / "out")
     other = write_pairs(tmp_path / "other", 3)
     renamed = change_model(exported, tmp_path / "renamed", b"", classes=["faces", "toons"])
@@ -332,6 +332,8 @@ def test_other_predictions_are_replaced_on_demand_only(job, photos, exported, pr
         ("--batch_size", 9),
     ):
         assert job(out, *change) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "holds other predictions (" in line
         assert contents(out) == contents(predicted)
     assert job(out, "--format", "jsonl", "--shards", 2, "--overwrite") == 0
     assert len(find_shards(out)) == 2
