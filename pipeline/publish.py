@@ -59,7 +59,9 @@ def publish(
     manifest = _make_manifest(build, by_name, rejects, copies)
     try:
         names, old = sorted(by_name), find_shards(build.output)
-        move_into_place(build.staging, build.output, names, old=old, known_by=MANIFEST_FILE)
+        if not _stands(build.output, manifest):
+            (build.output / MANIFEST_FILE).unlink(missing_ok=True)
+        move_into_place(build.staging, build.output, names, old=old)
         write_lines(build.output / REJECTS_FILE, map(asdict, rejects))
         lines = (copy.to_json(build.classes) for copy in copies)
         write_lines(build.output / DUPLICATES_FILE, lines)
@@ -130,20 +132,26 @@ def _sum_split(results: list[ShardResult], spec: ImageSpec) -> Split:
 
 
 def move_into_place(
-    staging: Path, output: Path, names: Sequence[str], *, old: Iterable[Path], known_by: str
+    staging: Path, output: Path, names: Sequence[str], *, old: Iterable[Path]
 ) -> None:
-    """Put the files `names` into `output`, in place of the `old` ones. Raises OSError.
+    """Put the files `names` into `output`, in place of the `old` ones; a rerun finishes what is cut off.
 
-    The file `known_by`, which says that `output` is complete, goes first, so from here on what was
-    there before is gone; a rerun finishes what is cut off.
+    A worker that its runner gave up may do this beside its successor, or after it: what they have
+    published already stays where it is. Raises OSError.
     """
-    (output / known_by).unlink(missing_ok=True)
     for stale in old:
-        if stale.name not in names or (staging / stale.name).exists():
-            stale.unlink()
+        if stale.name not in names:
+            stale.unlink(missing_ok=True)
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # moved by the run that was cut off
             os.replace(staging / name, output / name)
+
+
+def _stands(output: Path, manifest: Manifest) -> bool:
+    """Whether this very data set is published already; an old one is gone from here on."""
+    with contextlib.suppress(UsageError):  # none, or none that we can read
+        return load_manifest(output) == manifest
+    return False
 
 
 def find_shards(folder: Path) -> list[Path]:

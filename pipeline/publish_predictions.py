@@ -6,6 +6,7 @@ a publication that was cut off is finished by the same command.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -36,16 +37,23 @@ def publish_predictions(work: Classification, results: Iterable[Classified]) -> 
     _check_some_left(work, rejects)
     predictions = _describe(work, ordered, rejects)
     try:
+        if not _stands(work.output, predictions):
+            (work.output / PREDICTIONS_FILE).unlink(missing_ok=True)
         old = find_shards(work.output)
-        move_into_place(
-            work.staging, work.output, sorted(by_name), old=old, known_by=PREDICTIONS_FILE
-        )
+        move_into_place(work.staging, work.output, sorted(by_name), old=old)
         write_lines(work.output / REJECTS_FILE, map(asdict, rejects))
         write_json(work.output / PREDICTIONS_FILE, predictions.to_json())
     except OSError as error:
         raise WorkError(f"cannot publish the predictions: {describe_os_error(error)}") from error
     shutil.rmtree(work.output / STAGING_FOLDER, ignore_errors=True)
     return predictions
+
+
+def _stands(output: Path, predictions: Predictions) -> bool:
+    """Whether these very predictions are published already; old ones are gone from here on."""
+    with contextlib.suppress(UsageError):  # none, or none that we can read
+        return load_predictions(output) == predictions
+    return False
 
 
 def _check_some_left(work: Classification, rejects: Sequence[Reject]) -> None:

@@ -38,6 +38,22 @@ os.replace = replace
 sys.exit(main(sys.argv[2:]))
 """
 
+PUBLISH_TWICE = """
+import os, signal, sys
+import beam_jobs.transforms
+from beam_jobs.build_records import main
+
+publish = beam_jobs.transforms.publish
+
+def twice(*arguments):
+    publish(*arguments)
+    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+    publish(*arguments)
+
+beam_jobs.transforms.publish = twice
+main(sys.argv[1:])
+"""
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
@@ -64,6 +80,18 @@ def two_builds(tmp_path_factory):
         assert build("--input", folder, "--output", root / f"{name}-built", *options) == 0
         made.append((folder, contents(root / f"{name}-built")))
     return made
+
+
+def test_a_worker_that_was_given_up_takes_nothing_away_that_its_successor_published(
+    two_builds, tmp_path
+):
+    """Two attempts at the last step: the second is cut off at its first rename."""
+    _, (new, expected) = two_builds
+    arguments = ("--input", new, "--output", tmp_path / "out", "--max_rejects", 1, *SIZE)
+    command = (sys.executable, "-c", PUBLISH_TWICE, *arguments)
+    done = subprocess.run([str(part) for part in command], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert contents(tmp_path / "out") == expected
 
 
 # The names, 7 + 1 shards with their facts, 8 moves into place, 6 files about the whole: 31 renames
