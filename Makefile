@@ -1,12 +1,12 @@
 # make run    images to a tested model, on the built-in sample
-# make test   the tests; make test-slow: those that take minutes
+# make test   the tests; make test-slow: those that take minutes; make test-flink: on a Flink cluster
 # make clean  remove the environment and what `make run` made
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow clean
+.PHONY: run test test-slow test-flink clean
 
 run: $(READY)
 	$(BIN)/python -m beam_jobs.build_records --runner DirectRunner --input sample:2000 --output tfrecords/
@@ -24,6 +24,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-flink: $(READY)
+	$(BIN)/python -m pytest -m flink -rs
 
 # The first Python from 3.10 to 3.13 that really runs; `make PYTHON=/path/to/python` names another.
 $(READY): setup.py constraints.txt

@@ -26,6 +26,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["pipeline*", "model*", "beam_jobs*"]),
+    entry_points={"console_scripts": ["inkling-worker=beam_jobs.boot:run"]},
     package_data={"model": ["plans/*.toml", "templates/*.html"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 import apache_beam as beam
+import grpc
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
 from apache_beam.portability.api import beam_provision_api_pb2
@@ -18,10 +21,13 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineResult
 
+from beam_jobs.flink import check_flink
 from pipeline.errors import UsageError, WorkError, find_user_error
 
 _FN_API_RUNNERS = ("DirectRunner", "FnApiRunner")
+_TELLING_RUNNERS = ("DataflowRunner",)  # their log is worth reading
 _ALL_CORES = 0
+_CAUSE = re.compile(r"Caused by: (.+)|((?:\w+\.)*\w*(?:Error|Exception): .+)")
 
 
 def make_pipeline(runner: str, arguments: Sequence[str]) -> beam.Pipeline:
@@ -32,8 +38,12 @@ def make_pipeline(runner: str, arguments: Sequence[str]) -> beam.Pipeline:
     decoding lets go of the interpreter lock, and threads need no start-up.
     """
     options = PipelineOptions(list(arguments))
-    if runner in _FN_API_RUNNERS:
+    if runner not in _TELLING_RUNNERS:
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised as well
+        threading.excepthook = _say_what_nobody_raises
+    if runner == "FlinkRunner":
+        check_flink(options)
+    if runner in _FN_API_RUNNERS:
         return beam.Pipeline(runner=_fn_api_runner(options, arguments), options=options)
     try:
         return beam.Pipeline(options=options)
@@ -50,15 +60,38 @@ def run_pipeline(pipeline: beam.Pipeline, runner: str) -> PipelineResult:
     except Exception as error:
         if runner in _FN_API_RUNNERS or find_user_error(error):
             raise
-        raise WorkError(f"--runner {runner} failed: {type(error).__name__}: {error}") from error
+        why = first_cause(str(error))
+        if isinstance(error, grpc.RpcError):
+            why = f"its job server has gone ({error.details()})"
+        raise WorkError(
+            f"--runner {runner} failed: {why}; the finished shards are kept, the same command goes on "
+            "from them"
+        ) from error
+
+
+def _say_what_nobody_raises(failed: threading.ExceptHookArgs) -> None:
+    """Beam listens to its job server in a thread of its own, which fails where `run_pipeline` does."""
+    if not issubclass(failed.exc_type, grpc.RpcError):
+        threading.__excepthook__(failed)
+
+
+def first_cause(text: str) -> str:
+    """The line of `text`, which may hold stack traces of Java and of Python, that tells why.
+
+    Both put the first cause last: Java after "Caused by:", Python below the frames of a traceback.
+    """
+    lines = text.strip().splitlines() or ["it did not say why"]
+    causes = [match[1] or match[2] for match in map(_CAUSE.match, lines) if match]
+    return causes[-1] if causes else lines[0]
 
 
 @contextlib.contextmanager
 def quiet_workers(runner: str) -> Iterator[TextIO]:
-    """The stream of standard error for ourselves, while what local workers write there is dropped:
-    decoders' notes on broken files, and tracebacks of errors that are raised here as well.
+    """The stream of standard error for ourselves, while what local workers and job servers write
+    there is dropped: decoders' notes on broken files, and tracebacks of errors that are raised here
+    as well.
     """
-    if runner not in _FN_API_RUNNERS:
+    if runner in _TELLING_RUNNERS:
         yield sys.stderr
         return
     sys.stderr.flush()

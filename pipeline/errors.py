@@ -6,6 +6,7 @@ Work runs in Beam workers and in tf.data threads, which hand an exception back a
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
@@ -92,7 +93,11 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[s
 
 
 def leave(status: int) -> NoReturn:
-    """End this process at once: what Beam's threads would still do takes time and helps nobody."""
+    """End this process at once: what Beam's threads would still do takes time and helps nobody.
+
+    What is registered for the end is done: Beam's job servers, programs of their own, are ended so.
+    """
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -134,7 +134,7 @@ def _sum_split(results: list[ShardResult], spec: ImageSpec) -> Split:
 def move_into_place(
     staging: Path, output: Path, names: Sequence[str], *, old: Iterable[Path]
 ) -> None:
-    """Put the files `names` into `output`, in place of the `old` ones; a rerun finishes what is cut off.
+    """Put `names` into `output`, in place of the `old` files; a rerun finishes what is cut off.
 
     A worker that its runner gave up may do this beside its successor, or after it: what they have
     published already stays where it is. Raises OSError.

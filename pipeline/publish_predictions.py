@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from pipeline.build import STAGING_FOLDER, Reject, is_whole
 from pipeline.classify import Classification, Classified, Scored, write_scored

@@ -43,6 +43,7 @@ FLOORS = [
     {"pipeline.classify"},
     {"pipeline.publish_predictions"},
     {"beam_jobs", "model"},
+    {"beam_jobs.boot", "beam_jobs.flink"},
     {"beam_jobs.options", "beam_jobs.runners", "beam_jobs.transforms", "model.config"},
     {"beam_jobs.build_records", "model.network", "model.runs", "model.hardware", "model.watch"}
     | {"model.curves", "model.checkpoint"}
