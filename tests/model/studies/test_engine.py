@@ -52,7 +52,8 @@ repeats = 2
 """
 
 SEARCH = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
 from tests.model.studies.test_engine import Asked
 Asked.from_command_line(sys.argv).run()
 """
