@@ -34,6 +34,7 @@ from pipeline.manifest import (
     load_manifest,
     save_manifest,
 )
+from pipeline.predictions import PREDICTIONS_FILE
 from pipeline.schema import SPLITS, ImageSpec
 
 
@@ -188,6 +189,8 @@ def find_finished(build: Build, *, overwrite: bool) -> Manifest | None:
 
     Raises UsageError where the output holds something else, and `overwrite` does not allow it.
     """
+    if (build.output / PREDICTIONS_FILE).exists():
+        raise UsageError(f"--output: {build.output} holds predictions; give another folder")
     if overwrite:
         return None
     if not (build.output / MANIFEST_FILE).exists():

@@ -26,7 +26,7 @@ from pipeline.predictions import Row, encode_rows, find_shards, load_predictions
 from pipeline.publish import locked_output
 from pipeline.schema import ImageSpec, Item
 from pipeline.sources.folder import FolderSource
-from tests.conftest import jpeg, write_pairs
+from tests.conftest import build, jpeg, write_pairs
 from tests.model.conftest import trained  # noqa: F401 - a fixture
 
 SPEC = ImageSpec(32, 40, 1)
@@ -45,6 +45,22 @@ def replace(source, target):
 
 os.replace = replace
 sys.exit(main(sys.argv[2:]))
+"""
+
+PUBLISH_TWICE = """
+import os, signal, sys
+import beam_jobs.inference
+from beam_jobs.classify_images import main
+
+publish = beam_jobs.inference.publish_predictions
+
+def twice(*arguments):
+    publish(*arguments)
+    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+    publish(*arguments)
+
+beam_jobs.inference.publish_predictions = twice
+main(sys.argv[1:])
 """
 
 
@@ -235,6 +251,18 @@ def test_a_work_killed_at_a_rename_is_finished_by_the_same_command(
     assert {name: (out / name).stat().st_ino for name in files} == files  # not made again
 
 
+def test_a_worker_that_was_given_up_takes_nothing_away_that_its_successor_published(
+    photos, exported, predicted, tmp_path
+):
+    """Two attempts at the last step: the second is cut off at its first rename."""
+    arguments = map(str, request(photos, exported, tmp_path / "out"))
+    done = subprocess.run(
+        [sys.executable, "-c", PUBLISH_TWICE, *arguments], check=False, capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert contents(tmp_path / "out") == contents(predicted)
+
+
 def test_a_second_run_finds_the_work_done(job, predicted, capsys):
     before = {path: path.stat().st_mtime_ns for path in predicted.glob("p*")}
     assert job(predicted) == 0
@@ -349,6 +377,14 @@ def test_what_others_have_written_is_not_replaced(job, records, tmp_path, capsys
     assert job(records, "--overwrite") == 2
     assert "holds a data set of records; give another folder" in capsys.readouterr().err
     assert (records / "rejects.jsonl").stat().st_mtime_ns == rejects
+
+
+def test_a_build_does_not_replace_predictions(predicted, tmp_path, capsys):
+    before, images = contents(predicted), write_pairs(tmp_path / "images", 4)
+    for more in ((), ("--overwrite",)):
+        assert build("--input", images, "--output", predicted, *more) == 2
+        assert "holds predictions; give another folder" in capsys.readouterr().err
+    assert contents(predicted) == before
 
 
 def test_two_works_into_one_output_do_not_mix(job, tmp_path, capsys):
