@@ -187,9 +187,9 @@ def summary(
         rate = f"{predictions.records / seconds:,.0f} images/s"
         how = f"{kept} shards kept from an unfinished run" if kept else rate
         lines.append(f"scored    {predictions.records:,} images in {seconds:.1f} s, {how}")
-    files = "file" if len(predictions.shards) == 1 else "files"
-    first = predictions.shards[0].file
-    lines.append(f"{len(predictions.shards)} {files} in {output}: {first}, ...")
+    first, *others = (shard.file for shard in predictions.shards)
+    more = f" and {len(others)} more" if others else ""
+    lines.append(f"predictions in {output}: {first}{more}")
     return "\n".join(map(printable, "\n".join(lines).split("\n")))
 
 

@@ -99,8 +99,10 @@ def describe_plan(
             parameters = count_parameters(network_of(params), manifest.image)
             lines.append(f"  {choosing.model_name(params):34} {parameters:>12,} parameters")
     final = plan.final
-    again = f", each trained {repeats} times more with other seeds" if repeats else ""
-    lines.append(f"final: the best {final.take} of {', '.join(final.rounds)}{again}; then tested")
+    lines.append(
+        f"final: the best {final.take} of {', '.join(final.rounds)}, {repeats} further "
+        f"training{'' if repeats == 1 else 's'} of each with other seeds; then tested"
+    )
     return lines
 
 
