@@ -206,8 +206,3 @@ class Cluster:
         """End all processes."""
         for name in list(self.processes):
             self.kill(name)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a data set, by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}

@@ -26,51 +26,20 @@ from pipeline.predictions import Row, encode_rows, find_shards, load_predictions
 from pipeline.publish import locked_output
 from pipeline.schema import ImageSpec, Item
 from pipeline.sources.folder import FolderSource
+from tests.beam_jobs.ending import contents, killed_at_rename, published_twice
 from tests.conftest import build, jpeg, write_pairs
 from tests.model.conftest import trained  # noqa: F401 - a fixture
 
 SPEC = ImageSpec(32, 40, 1)
-KILL_AT_RENAME = """
-import os, signal, sys
-from beam_jobs.classify_images import main
-
-real, left = os.replace, int(sys.argv[1])
-
-def replace(source, target):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-
-os.replace = replace
-sys.exit(main(sys.argv[2:]))
-"""
-
-PUBLISH_TWICE = """
-import os, signal, sys
-import beam_jobs.inference
-from beam_jobs.classify_images import main
-
-publish = beam_jobs.inference.publish_predictions
-
-def twice(*arguments):
-    publish(*arguments)
-    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-    publish(*arguments)
-
-beam_jobs.inference.publish_predictions = twice
-main(sys.argv[1:])
-"""
+KILL_AT_RENAME = killed_at_rename("beam_jobs.classify_images")
+PUBLISH_TWICE = published_twice(
+    "beam_jobs.classify_images", steps="beam_jobs.inference", publish="publish_predictions"
+)
 
 
 def classify(*arguments: object) -> int:
     """Run the job in this process; its exit status."""
     return classify_images([str(argument) for argument in arguments])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -474,7 +443,8 @@ def test_the_screen_holds_the_summary_and_nothing_else(photos, exported, tmp_pat
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines if line] == [
-        *("called", "faces", "comics", "model", "source", "rejected", "ignored", "scored", "3"),
+        *("called", "faces", "comics", "model", "source", "rejected", "ignored", "scored"),
+        "predictions",
     ]
     counts = load_predictions(tmp_path / "out").records_per_class
     assert [int(line[1]) for line in lines[1:3]] == list(counts.values())

@@ -13,7 +13,8 @@ from pathlib import Path
 import apache_beam
 import pytest
 
-from tests.beam_jobs.flink import CACHE, Cluster, contents, job_server_jar
+from tests.beam_jobs.ending import contents
+from tests.beam_jobs.flink import CACHE, Cluster, job_server_jar
 from tests.conftest import SHARED, build, write_pairs
 
 pytestmark = pytest.mark.flink

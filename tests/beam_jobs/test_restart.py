@@ -16,47 +16,15 @@ import pytest
 from pipeline.files import file_sha256
 from pipeline.manifest import load_manifest
 from pipeline.publish import find_shards
+from tests.beam_jobs.ending import contents, killed_at_rename, published_twice
 from tests.conftest import build, write_pairs
 
 SIZE = ("--image_size", "32x40", "--classes", "faces,comics", "--shards", "6")
 JOB = (sys.executable, "-m", "beam_jobs.build_records")
-
-KILL_AT_RENAME = """
-import os, signal, sys
-from beam_jobs.build_records import main
-
-real, left = os.replace, int(sys.argv[1])
-
-def replace(source, target):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-
-os.replace = replace
-sys.exit(main(sys.argv[2:]))
-"""
-
-PUBLISH_TWICE = """
-import os, signal, sys
-import beam_jobs.transforms
-from beam_jobs.build_records import main
-
-publish = beam_jobs.transforms.publish
-
-def twice(*arguments):
-    publish(*arguments)
-    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-    publish(*arguments)
-
-beam_jobs.transforms.publish = twice
-main(sys.argv[1:])
-"""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+KILL_AT_RENAME = killed_at_rename("beam_jobs.build_records")
+PUBLISH_TWICE = published_twice(
+    "beam_jobs.build_records", steps="beam_jobs.transforms", publish="publish"
+)
 
 
 def assert_whole_or_none(folder: Path) -> None:

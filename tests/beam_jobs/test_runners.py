@@ -14,7 +14,8 @@ from beam_jobs.boot import worker_environment
 from beam_jobs.runners import first_cause
 from pipeline.errors import WorkError
 from tests.beam_jobs.conftest import ROOT
-from tests.beam_jobs.flink import contents, free_ports
+from tests.beam_jobs.ending import contents
+from tests.beam_jobs.flink import free_ports
 from tests.conftest import build
 
 ON_FLINK = ("--runner", "FlinkRunner", "--input", "sample:20", "--image_size", "32x40")
