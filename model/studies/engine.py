@@ -343,8 +343,7 @@ def _test(search: Search, final: Sequence[Finalist]) -> list[dict[str, Any]]:
 
     They go to the storage, for workers on machines that do not have the folder.
     """
-    first = next(one for one in search.plan.rounds if one.name == search.plan.final.rounds[0])
-    stored = search.open_round(first)
+    stored = search.open_round(search.plan.compared)
     with open(search.folder / FINAL_LOCK_FILE, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for one in final:
@@ -355,7 +354,10 @@ def _test(search: Search, final: Sequence[Finalist]) -> list[dict[str, Any]]:
 
 def _test_one(search: Search, stored: StoredRound, candidate: Candidate) -> None:
     run, share = search.folder / candidate.run, stored.study.set_user_attr
-    known = _tested(run)
+    key = _TESTED_KEY.format(candidate.run)
+    known = _tested(run) or stored.study.user_attrs.get(
+        key
+    )  # or of another machine that has it too
     if not known:
         search.board.say(f"testing {candidate.model}")
         status, reason = run_child(
@@ -370,7 +372,7 @@ def _test_one(search: Search, stored: StoredRound, candidate: Candidate) -> None
                 f"{candidate.model} could not be tested: {reason}; mend that and give the same "
                 "command again"
             )
-    share(_TESTED_KEY.format(candidate.run), known)
+    share(key, known)
 
 
 def _await_tests(

@@ -100,6 +100,11 @@ class Plan:
     rounds: tuple[Round, ...]
     final: Final
 
+    @property
+    def compared(self) -> Round:
+        """The round that finalists come from; where there are several, they train alike."""
+        return next(one for one in self.rounds if one.name == self.final.rounds[0])
+
 
 def slug(name: str) -> str:
     """`name` as part of a path: lower case letters, digits, dashes."""

@@ -115,9 +115,8 @@ class Choosing:
 
 def repeats_round(plan: Plan) -> Round:
     """The round of the finalists' further trainings, alike to the one they come from."""
-    first = next(one for one in plan.rounds if one.name == plan.final.rounds[0])
     return replace(
-        first, name=REPEATS_ROUND, prune=False, sample=None, models=(), take=0, vary=None
+        plan.compared, name=REPEATS_ROUND, prune=False, sample=None, models=(), take=0, vary=None
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,6 +348,18 @@ def test_machines_without_a_shared_disk_test_what_they_trained(asked, tmp_path):
     assert len(begun) == len(set(begun)) == 11
     assert sum(words[0] == "evaluate" for words in asked.log()) == 2
     assert final_table(hosts[0].result()) == final_table(hosts[1].result())
+
+
+def test_what_another_machine_has_tested_is_not_tested_again(asked, tmp_path):
+    """It was given up and trained again elsewhere, so two machines have the weights of a finalist."""
+    asked.storage = str(tmp_path / "journal")
+    expected = asked.run()
+    other = replace(asked, folder=tmp_path / "other" / "study")
+    shutil.copytree(asked.folder, other.folder)
+    for tested in other.folder.rglob("evaluation.json"):
+        tested.unlink()
+    assert final_table(other.run()) == final_table(expected)
+    assert sum(words[0] == "evaluate" for words in asked.log()) == 2
 
 
 def test_weights_that_stay_away_are_asked_for(asked, tmp_path):
