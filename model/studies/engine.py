@@ -355,9 +355,8 @@ def _test(search: Search, final: Sequence[Finalist]) -> list[dict[str, Any]]:
 def _test_one(search: Search, stored: StoredRound, candidate: Candidate) -> None:
     run, share = search.folder / candidate.run, stored.study.set_user_attr
     key = _TESTED_KEY.format(candidate.run)
-    known = _tested(run) or stored.study.user_attrs.get(
-        key
-    )  # or of another machine that has it too
+    # Another machine may have its weights too, and have tested them.
+    known = _tested(run) or stored.study.user_attrs.get(key)
     if not known:
         search.board.say(f"testing {candidate.model}")
         status, reason = run_child(
